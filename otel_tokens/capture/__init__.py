@@ -1,0 +1,1 @@
+"""How a call is intercepted: patching, the two drivers, streams. Knows wrapt, knows no provider."""

@@ -1,0 +1,194 @@
+"""Bodies that pass as bytes: usage is read from them without keeping them.
+
+An event stream is read event by event. A JSON body is kept only in outline (long texts are cut), so memory stays
+bounded however long the answer is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Protocol
+
+from otel_tokens.lifecycle import ActiveCall
+from otel_tokens.safely import safely
+
+EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+MAX_EVENT = 4 * 1024 * 1024
+MAX_OUTLINE = 1024 * 1024
+MAX_TEXT = 200
+
+
+class Body(Protocol):
+    """Takes a body's bytes as they pass; `feed` and `finish` return what the caller shall get."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Look at some bytes."""
+        ...
+
+    def finish(self) -> bytes:
+        """The body has ended."""
+        ...
+
+
+def body_for(headers: Any, active: ActiveCall, decoders: Any) -> Body:
+    """The reader for a response with these headers. `decoders` is the HTTP client's module of content decoders."""
+    encoding = str(headers.get("content-encoding", "")).strip().lower()
+    events = "event-stream" in str(headers.get("content-type", ""))
+    if not encoding or encoding == "identity":
+        return EventBody(active) if events else JsonBody(active)
+    inner: Body = EventBody(active, hide=False) if events else JsonBody(active)
+    return Decoded(inner, encoding, decoders)
+
+
+class Decoded:
+    """A compressed body: looked at through the HTTP client's own decoder, passed on as it came."""
+
+    def __init__(self, inner: Body, encoding: str, decoders: Any) -> None:
+        self._inner = inner
+        made = getattr(decoders, "SUPPORTED_DECODERS", {}).get(encoding)
+        self._decoder = safely("content decoder", made) if made is not None else None
+
+    def feed(self, data: bytes) -> bytes:
+        """Look at compressed bytes."""
+        if self._decoder is not None:
+            plain = safely("decode body", self._decoder.decode, data)
+            if plain is None:
+                self._decoder = None
+            elif plain:
+                self._inner.feed(plain)
+        return data
+
+    def finish(self) -> bytes:
+        """The body has ended."""
+        self._inner.finish()
+        return b""
+
+
+class EventBody:
+    """Server-sent events: every event is parsed for its facts, and the usage chunk nobody asked for is left out."""
+
+    def __init__(self, active: ActiveCall, *, hide: bool = True) -> None:
+        self._active = active
+        self._held = bytearray()
+        # Only hiding needs whole events; otherwise bytes pass as they come.
+        self._hold = hide and active.hide_usage
+
+    def feed(self, data: bytes) -> bytes:
+        """Look at the events that end in `data`."""
+        held = self._held
+        start = max(len(held) - 3, 0)
+        held += data
+        out = bytearray()
+        begin = 0
+        for match in EVENT_END.finditer(held, start):
+            event = bytes(held[begin : match.end()])
+            begin = match.end()
+            if not self._event(event) and self._hold:
+                out += event
+        del held[:begin]
+        if len(held) > MAX_EVENT:
+            out += held
+            held.clear()
+        return bytes(out) if self._hold else data
+
+    def finish(self) -> bytes:
+        """Whatever stands after the last event."""
+        rest = bytes(self._held)
+        self._held.clear()
+        if rest.strip() and self._event(rest):
+            return b""
+        return rest if self._hold else b""
+
+    def _event(self, event: bytes) -> bool:
+        """Take one event; say whether to hide it."""
+        data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+        if not data.startswith(b"{"):
+            return False
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            return False
+        return self._active.see_chunk(_Chunk(chunk))
+
+
+class _Chunk:
+    """A parsed event with the attributes that the look at a chunk wants; all else is read as a mapping."""
+
+    __slots__ = ("__dict__",)
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.__dict__ = data
+
+
+_PLAIN = re.compile(rb'[^"]+')
+_TEXT = re.compile(rb'(?:[^"\\]|\\.)*', re.DOTALL)
+
+
+class JsonBody:
+    """One JSON document: kept in outline, its long texts cut and counted."""
+
+    def __init__(self, active: ActiveCall) -> None:
+        self._active = active
+        self._outline = bytearray()
+        self._tail = b""
+        self._in_text = False
+        self._room = 0
+        self._cut = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Add bytes to the outline."""
+        rest = self._tail + data
+        self._tail = b""
+        at = 0
+        while at < len(rest):
+            if not self._in_text:
+                match = _PLAIN.match(rest, at)
+                if match is not None:
+                    self._keep(match.group())
+                    at = match.end()
+                if at < len(rest):
+                    self._keep(b'"')
+                    self._in_text, self._room = True, MAX_TEXT
+                    at += 1
+                continue
+            match = _TEXT.match(rest, at)
+            text = match.group() if match is not None else b""
+            at += len(text)
+            self._text(text)
+            if at >= len(rest):
+                break
+            if rest[at : at + 1] == b'"':
+                self._keep(b'"')
+                self._in_text = False
+                at += 1
+            else:  # a backslash whose character is still to come
+                self._tail = rest[at:]
+                break
+        return data
+
+    def _keep(self, data: bytes) -> None:
+        if len(self._outline) < MAX_OUTLINE:
+            self._outline += data
+
+    def _text(self, text: bytes) -> None:
+        kept = text[: self._room]
+        # A text cut inside an escape would not parse.
+        while kept and len(kept) < len(text) and kept.endswith(b"\\"):
+            kept = kept[:-1]
+        if b"\\" in kept and len(kept) < len(text):
+            kept = kept[: kept.index(b"\\")]
+        self._room = self._room - len(kept) if len(kept) == len(text) else 0
+        self._cut += len(text) - len(kept)
+        self._keep(kept)
+
+    def finish(self) -> bytes:
+        """Read the outline."""
+        try:
+            payload = json.loads(self._outline)
+        except ValueError:
+            self._active.facts.strange = True
+            return b""
+        self._active.see(payload)
+        self._active.facts.chars += self._cut
+        return b""

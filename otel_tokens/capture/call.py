@@ -1,0 +1,244 @@
+"""The drivers: one billed call around an SDK's request function, sync and async, from one story."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from otel_tokens.capture.foreign import AdoptedSpan, foreign_span
+from otel_tokens.capture.request import Options, Requests, ask_for_usage, rejects_usage_option
+from otel_tokens.capture.stream import ametered, attach, metered
+from otel_tokens.lifecycle import ActiveCall, Engine, current
+from otel_tokens.providers.spec import Provider
+from otel_tokens.safely import report_fault, safely
+from otel_tokens.usage.read import get
+
+Wrapped = Callable[..., Any]
+Arguments = tuple[Any, ...]
+Keywords = Mapping[str, Any]
+
+
+class Drivers:
+    """The wrappers of one SDK's targets. `wrapper(kind)` gives what wrapt calls instead of the target."""
+
+    def __init__(self, engine: Engine, requests: Requests, provider: Provider) -> None:
+        self.engine = engine
+        self.requests = requests
+        self.provider = provider
+        self.has_native = any(target.kind == "native_span" for target in provider.targets)
+
+    def wrapper(self, kind: str) -> Callable[..., Any]:
+        """The wrapper for a kind of target (`providers.spec.TargetKind`)."""
+        return {
+            "request": self.request,
+            "arequest": self.arequest,
+            "stream": self.stream,
+            "astream": self.astream,
+            "retry": self.retry,
+            "native_span": self.native_span,
+        }[kind]
+
+    # ---- one exchange -----------------------------------------------------------------------------------------
+    def request(self, wrapped: Wrapped, client: Any, args: Arguments, keywords: Keywords) -> Any:
+        """Around `SyncAPIClient.request(cast_to, options, *, stream, stream_cls)`."""
+        exchange = safely("open", self._open, client, args, keywords)
+        if exchange is None:
+            return wrapped(*args, **keywords)
+        active = exchange.active
+        active.admit()
+        exchange.apply()
+        exchange.enter()
+        try:
+            result = wrapped(*args, **keywords)
+        except BaseException as error:
+            if not exchange.again(error):
+                active.fail(error)
+                raise
+            try:
+                result = wrapped(*args, **keywords)
+            except BaseException as second:
+                active.fail(second)
+                raise
+        finally:
+            active.leave()
+        exchange.returned(result)
+        return result
+
+    async def arequest(
+        self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Arguments, keywords: Keywords
+    ) -> Any:
+        """`request` for `AsyncAPIClient.request`."""
+        exchange = safely("open", self._open, client, args, keywords)
+        if exchange is None:
+            return await wrapped(*args, **keywords)
+        active = exchange.active
+        await active.aadmit()
+        exchange.apply()
+        exchange.enter()
+        try:
+            result = await wrapped(*args, **keywords)
+        except BaseException as error:
+            if not exchange.again(error):
+                active.fail(error)
+                raise
+            try:
+                result = await wrapped(*args, **keywords)
+            except BaseException as second:
+                active.fail(second)
+                raise
+        finally:
+            active.leave()
+        exchange.returned(result)
+        return result
+
+    def _open(self, client: Any, args: Arguments, keywords: Keywords) -> Exchange | None:
+        if current.get() is not None:
+            return None  # an SDK within an SDK: the outermost call is the bill
+        options: Options = keywords["options"] if "options" in keywords else args[1]
+        endpoint = self.requests.endpoint(self.provider, options)
+        if endpoint is None:
+            return None
+        call, body = self.requests.call(self.provider, endpoint, client, options)
+        active = ActiveCall(self.engine, call, endpoint, body)
+        exchange = Exchange(active, options, streamed=bool(keywords.get("stream")))
+        exchange.native = (
+            self.has_native and self.engine.foreign != "own" and getattr(client, "_tracer", None) is not None
+        )
+        if endpoint.asks_usage and self.requests.include_usage:
+            exchange.ask_for_usage(body)
+        return exchange
+
+    # ---- streams, retries, the SDK's own spans ----------------------------------------------------------------
+    def stream(self, wrapped: Wrapped, stream: Any, args: Arguments, keywords: Keywords) -> Any:
+        """Around `Stream.__stream__`: the generator of parsed chunks."""
+        return metered(stream, wrapped(*args, **keywords))
+
+    def astream(self, wrapped: Wrapped, stream: Any, args: Arguments, keywords: Keywords) -> Any:
+        """Around `AsyncStream.__stream__`."""
+        return ametered(stream, wrapped(*args, **keywords))
+
+    def retry(self, wrapped: Wrapped, client: Any, args: Arguments, keywords: Keywords) -> Any:
+        """Around the wait before another attempt."""
+        del client
+        active = current.get()
+        if active is not None:
+            active.attempts += 1
+        return wrapped(*args, **keywords)
+
+    def native_span(self, wrapped: Wrapped, client: Any, args: Arguments, keywords: Keywords) -> Any:
+        """Around the function by which the SDK starts a span of its own for the call under way."""
+        del client
+        active = current.get()
+        if active is None:
+            return wrapped(*args, **keywords)
+        if self.engine.foreign == "own":
+            return None  # the SDK takes None for "no span"
+        span = wrapped(*args, **keywords)
+        if span is None:
+            return None
+        adopted = AdoptedSpan(span)
+        active.adopt(adopted)
+        return adopted
+
+
+class Exchange:
+    """One call's request as it goes out and its result as it comes back."""
+
+    __slots__ = ("_undo", "active", "native", "options", "streamed")
+
+    def __init__(self, active: ActiveCall, options: Options, *, streamed: bool) -> None:
+        self.active = active
+        self.options = options
+        self.streamed = streamed
+        self.native = False
+        self._undo: Callable[[], None] | None = None
+
+    def ask_for_usage(self, body: Mapping[str, Any]) -> None:
+        """Ask for usage on a stream, unless this host is known to refuse the option."""
+        active = self.active
+        call = active.call
+        if call.stream and (call.server_address, call.server_port) not in active.engine.no_usage_option:
+            self._undo = ask_for_usage(self.options, body)
+            active.hide_usage = self._undo is not None
+
+    def enter(self) -> None:
+        """Make the call current, with the span it will have."""
+        self.active.enter(safely("foreign span", foreign_span), native=self.native)
+
+    def apply(self) -> None:
+        """Put what the guard decided (another model, a smaller bound, a time cap) into the request."""
+        lease = self.active.lease
+        if lease is not None and (lease.model or lease.max_output or lease.timeout):
+            safely("apply lease", self._apply)
+
+    def _apply(self) -> None:
+        active, options = self.active, self.options
+        lease = active.lease
+        if lease is None:
+            return
+        changed: dict[str, Any] = {}
+        if lease.model:
+            changed["model"] = lease.model
+        if lease.max_output:
+            names = active.endpoint.max_output
+            body = active.body or {}
+            changed[next((name for name in names if name in body), names[0])] = lease.max_output
+        if changed:
+            place = "extra_json" if options.extra_json and set(changed) & set(options.extra_json) else "json_data"
+            setattr(options, place, {**getattr(options, place), **changed})
+        if lease.timeout is not None:
+            given = getattr(options, "timeout", None)
+            if not (isinstance(given, (int, float)) and given < lease.timeout):
+                options.timeout = lease.timeout
+
+    def again(self, error: BaseException) -> bool:
+        """Whether to send once more because the host refused the option we had added; remembers the host."""
+        if self._undo is None or not rejects_usage_option(error):
+            return False
+        active, call = self.active, self.active.call
+        self._undo()
+        self._undo = None
+        active.hide_usage = False
+        active.attempts += 1
+        active.engine.no_usage_option.add((call.server_address, call.server_port))
+        return True
+
+    def returned(self, result: Any) -> None:
+        """The SDK has answered: take a whole response now, or follow the body until it ends."""
+        try:
+            self._returned(result)
+        except Exception as error:  # the wall: a strange result still ends the call
+            self.active.end("ok")
+            report_fault("returned", error)
+
+    def _returned(self, result: Any) -> None:
+        active = self.active
+        if active.ended:
+            return
+        response = _response_of(result)
+        if response is None:
+            active.see(result)
+            active.end("ok")
+        elif not response.is_closed or self.streamed:
+            # A closed response of a stream holds its events in memory: they are still to be parsed.
+            active.engine.worker.ensure()
+            attach(response, active)
+        else:
+            active.see(_json(response))
+            active.end("ok")
+
+
+def _response_of(result: Any) -> Any:
+    """The HTTP response behind a raw response, a stream or a binary result; None for a parsed model."""
+    for candidate in (getattr(result, "http_response", None), get(result, "response"), result):
+        if hasattr(candidate, "is_closed") and hasattr(candidate, "extensions"):
+            return candidate
+    return None
+
+
+def _json(response: Any) -> Any:
+    try:
+        return json.loads(response.content)
+    except ValueError:
+        return None

@@ -1,0 +1,153 @@
+"""Spans of other instrumentations: found, adopted, and never doubled.
+
+`coexist`: their span stays and gets our attributes. An SDK's own span ends before our call does, so it is handed
+out inside `AdoptedSpan`, which ends it when both have finished.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanContext, Status, StatusCode
+from opentelemetry.util.types import Attributes, AttributeValue
+
+from otel_tokens.shapes import is_mapping
+
+logger = logging.getLogger("otel_tokens")
+
+SCOPES = (
+    "opentelemetry.instrumentation.openai",
+    "opentelemetry.instrumentation.anthropic",
+    "opentelemetry.instrumentation.genai",
+    "opentelemetry.util.genai",
+    "openinference.instrumentation",
+    "openlit",
+    "logfire",
+)
+"""Prefixes of the scope names under which others record LLM calls."""
+
+INSTRUMENTORS = {
+    "opentelemetry.instrumentation.openai": "OpenAIInstrumentor",
+    "opentelemetry.instrumentation.openai_v2": "OpenAIInstrumentor",
+    "opentelemetry.instrumentation.anthropic": "AnthropicInstrumentor",
+    "opentelemetry.instrumentation.genai.openai": "OpenAIInstrumentor",
+    "opentelemetry.instrumentation.genai.anthropic": "AnthropicInstrumentor",
+    "openinference.instrumentation.openai": "OpenAIInstrumentor",
+    "openinference.instrumentation.anthropic": "AnthropicInstrumentor",
+}
+"""Other instrumentors of the same SDKs, by module: `own` takes them off."""
+
+
+def foreign_span() -> Span | None:
+    """The current span, if another LLM instrumentation has just opened it around this call."""
+    span = trace.get_current_span()
+    scope = getattr(span, "instrumentation_scope", None)
+    name = getattr(scope, "name", None)
+    if not isinstance(name, str) or not span.is_recording():
+        return None
+    if not name.startswith(SCOPES):
+        return None
+    attributes: Any = getattr(span, "attributes", None) or {}
+    operation = attributes.get("gen_ai.operation.name") if is_mapping(attributes) else None
+    return None if operation in ("invoke_agent", "execute_tool", "invoke_workflow", "create_agent") else span
+
+
+def foreign_instrumentors() -> list[str]:
+    """The modules of other LLM instrumentors that this process has imported."""
+    return [name for name in INSTRUMENTORS if name in sys.modules]
+
+
+def take_off() -> list[str]:
+    """Uninstrument the other instrumentors (`foreign: own`); returns the modules that were."""
+    taken: list[str] = []
+    for name in foreign_instrumentors():
+        try:
+            instrumentor: Any = getattr(sys.modules[name], INSTRUMENTORS[name])()
+            if getattr(instrumentor, "is_instrumented_by_opentelemetry", False):
+                instrumentor.uninstrument()
+                taken.append(name)
+        except Exception as error:  # theirs, whatever it is
+            logger.warning("could not take %s off: %s", name, error)
+    return taken
+
+
+class AdoptedSpan(Span):
+    """An SDK's own span, on which the SDK and this library both write. Ends when both have ended.
+
+    `end` is the SDK's end, `release` ours; whichever is last ends the real span, at the SDK's time.
+    """
+
+    def __init__(self, inner: Span) -> None:
+        self._inner = inner
+        self._lock = threading.Lock()
+        self._waiting = 2
+        self._end_time: int | None = None
+
+    def _done(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+            last = self._waiting == 0
+        if last:
+            self._inner.end(self._end_time)
+
+    def end(self, end_time: int | None = None) -> None:
+        """The SDK is done with the span."""
+        if self._end_time is None:
+            self._end_time = end_time or time.time_ns()
+            self._done()
+
+    def release(self) -> None:
+        """We are done with the span."""
+        self._done()
+
+    def get_span_context(self) -> SpanContext:
+        """The real span's context."""
+        return self._inner.get_span_context()
+
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
+        """Set on the real span."""
+        self._inner.set_attributes(attributes)
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        """Set on the real span."""
+        self._inner.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
+        """Add to the real span."""
+        self._inner.add_event(name, attributes, timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
+        """Add to the real span."""
+        self._inner.add_link(context, attributes)
+
+    def update_name(self, name: str) -> None:
+        """Rename the real span."""
+        self._inner.update_name(name)
+
+    def is_recording(self) -> bool:
+        """Whether the real span records."""
+        return self._inner.is_recording()
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Set on the real span."""
+        self._inner.set_status(status, description)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        """Record on the real span."""
+        self._inner.record_exception(exception, attributes, timestamp, escaped)
+
+    def __getattr__(self, name: str) -> Any:
+        """What only the real span has: name, attributes, instrumentation_scope …"""
+        return getattr(self._inner, name)

@@ -1,0 +1,168 @@
+"""Patching: targets are wrapped when their module is imported, and restored from the same list.
+
+Nothing is imported here: an SDK that the application never imports costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from otel_tokens.providers.spec import Provider, Target
+from otel_tokens.safely import report_fault
+
+logger = logging.getLogger("otel_tokens")
+
+Wrapper = Callable[..., Any]
+
+
+@dataclass(slots=True)
+class Patched:
+    """One target as it was found and what stands there now."""
+
+    target: Target
+    parent: Any
+    attribute: str
+    original: Any
+    replacement: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """What `doctor` shows of a target: patched, missing, or waiting for its import."""
+
+    sdk: str
+    target: Target
+    state: str
+
+
+class Patcher:
+    """Installs wrappers on targets and takes them off again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._wrappers: dict[Target, Wrapper] = {}
+        self._providers: dict[Target, Provider] = {}
+        self._patched: dict[Target, Patched] = {}
+        self._missing: set[Target] = set()
+        self._warned: set[str] = set()
+
+    def install(self, provider: Provider, wrapper: Callable[[str], Wrapper]) -> None:
+        """Patch a provider's targets now or when their modules are imported."""
+        with self._lock:
+            for target in provider.targets:
+                self._wrappers[target] = wrapper(target.kind)
+                self._providers[target] = provider
+            modules = dict.fromkeys(target.module for target in provider.targets)
+        for module in modules:
+            _watch(module, self)
+
+    def uninstall(self) -> None:
+        """Put every target back: the very same object that was there."""
+        with self._lock:
+            self._wrappers.clear()
+            for patched in self._patched.values():
+                here = vars(patched.parent).get(patched.attribute)
+                if here is patched.replacement:
+                    setattr(patched.parent, patched.attribute, patched.original)
+                else:  # somebody wrapped our wrapper: it stays, and does nothing
+                    logger.debug("%s is wrapped by others; our wrapper is switched off", patched.target)
+            self._patched.clear()
+            self._missing.clear()
+
+    def states(self) -> list[TargetState]:
+        """Every target and what became of it."""
+        with self._lock:
+            return [
+                TargetState(
+                    provider.sdk,
+                    target,
+                    "patched" if target in self._patched else "missing" if target in self._missing else "waiting",
+                )
+                for target, provider in self._providers.items()
+            ]
+
+    def module_imported(self, module: ModuleType) -> None:
+        """Patch the targets of a module that has just been imported."""
+        with self._lock:
+            for target, wrapper in list(self._wrappers.items()):
+                if target.module == module.__name__ and target not in self._patched:
+                    try:
+                        self._patch(module, target, wrapper)
+                    except Exception as error:  # an SDK that looks different must still import
+                        self._missing.add(target)
+                        report_fault(f"patching {target.module}.{target.name}", error)
+
+    def _patch(self, module: ModuleType, target: Target, wrapper: Wrapper) -> None:
+        provider = self._providers[target]
+        self._note_version(provider)
+        path, _, attribute = target.name.rpartition(".")
+        parent: Any = module
+        for name in path.split(".") if path else ():
+            parent = getattr(parent, name, None)
+        original = vars(parent).get(attribute) if parent is not None else None
+        if original is None:
+            self._missing.add(target)
+            if not target.optional:
+                logger.warning(
+                    "%s.%s is not there in this version of %s: calls through it are not counted (otel-tokens doctor)",
+                    target.module,
+                    target.name,
+                    provider.distribution,
+                )
+            return
+        # The switch makes a wrapper that others have wrapped harmless after uninstall.
+        replacement = wrapt.FunctionWrapper(original, wrapper, enabled=lambda: target in self._wrappers)
+        setattr(parent, attribute, replacement)
+        self._patched[target] = Patched(target, parent, attribute, original, replacement)
+
+    def _note_version(self, provider: Provider) -> None:
+        if provider.sdk in self._warned:
+            return
+        self._warned.add(provider.sdk)
+        try:
+            version = importlib.metadata.version(provider.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return
+        if _major(version) > _major(provider.tested[1]):
+            logger.warning(
+                "%s %s is newer than the tested %s; it is patched all the same (see otel-tokens doctor)",
+                provider.distribution,
+                version,
+                provider.tested[1],
+            )
+
+
+def _major(version: str) -> int:
+    head = version.partition(".")[0]
+    return int(head) if head.isdigit() else 0
+
+
+_watched: dict[str, list[Patcher]] = {}
+
+
+def _watch(module: str, patcher: Patcher) -> None:
+    """Tell `patcher` of the module's import, past or future. wrapt's hooks can't be taken back: one per module."""
+    patchers = _watched.get(module)
+    if patchers is None:
+        _watched[module] = [patcher]
+        wrapt.register_post_import_hook(_imported, module)
+        return
+    if patcher not in patchers:
+        patchers.append(patcher)
+    found = sys.modules.get(module)
+    if found is not None:
+        patcher.module_imported(found)
+
+
+def _imported(module: ModuleType) -> None:
+    for patcher in _watched.get(module.__name__, ()):
+        patcher.module_imported(module)

@@ -1,0 +1,161 @@
+"""Arguments of an SDK's request function to a `Call`: what is asked, of whom, within which bounds."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from otel_tokens.providers.hosts import Host
+
+from otel_tokens.providers.registry import route
+from otel_tokens.providers.spec import Endpoint, Provider
+from otel_tokens.shapes import is_list, is_mapping
+from otel_tokens.usage.read import dig, first
+from otel_tokens.values import Call
+
+
+class Options(Protocol):
+    """The request options that the Stainless SDKs build for every call."""
+
+    method: str
+    url: str
+    headers: Any
+    json_data: Any
+    extra_json: Any
+    timeout: Any
+
+
+class Requests:
+    """Builds calls. Knows the settings that concern requests; the host of each client is resolved once."""
+
+    def __init__(
+        self,
+        resolve: Callable[[str, str], Host],
+        tags: Callable[[], Mapping[str, str]],
+        include_usage: bool = True,
+    ) -> None:
+        self._resolve = resolve
+        self._tags = tags
+        self.include_usage = include_usage
+        self._hosts: WeakKeyDictionary[Any, tuple[Any, Host]] = WeakKeyDictionary()
+
+    def endpoint(self, provider: Provider, options: Options) -> Endpoint | None:
+        """The billed endpoint this request reaches, or None: a GET repeats what was billed before."""
+        if options.method not in ("post", "POST"):
+            return None
+        return route(provider.sdk, options.url)
+
+    def host(self, provider: Provider, client: Any, url: str) -> Host:
+        """Who bills this client's calls."""
+        if "://" in url:
+            return self._resolve(url, provider.sdk)
+        base = getattr(client, "_base_url", None)
+        held = self._hosts.get(client)
+        # Clients let base_url be set later: the URL object is then another one.
+        if held is None or held[0] is not base:
+            held = (base, self._resolve(str(getattr(client, "base_url", base)), provider.sdk))
+            self._hosts[client] = held
+        return held[1]
+
+    def call(
+        self, provider: Provider, endpoint: Endpoint, client: Any, options: Options
+    ) -> tuple[Call, dict[str, Any]]:
+        """The call, and its body as it will be sent (a shallow merge; nothing is copied or kept)."""
+        body = body_of(options)
+        host = self.host(provider, client, options.url)
+        model = body.get("model")
+        choices = first(body, endpoint.choices) if endpoint.choices else 1
+        call = Call(
+            id=new_id(),
+            provider=host.provider,
+            endpoint=endpoint.name,
+            operation=endpoint.operation,
+            model=model if isinstance(model, str) else "",
+            started=time.time(),
+            sdk=provider.sdk,
+            stream=bool(body.get("stream")),
+            server_address=host.address,
+            server_port=host.port,
+            max_output=_bound(first(body, endpoint.max_output)),
+            choices=choices if isinstance(choices, int) and choices > 0 else 1,
+            service_tier=tier if isinstance(tier := body.get("service_tier"), str) else None,
+            attributes=_attributes(endpoint, body),
+            tags=self._tags(),
+        )
+        return call, body
+
+
+def body_of(options: Options) -> dict[str, Any]:
+    """The JSON body as it will be sent: `extra_body` wins over the call's own arguments."""
+    data, extra = options.json_data, options.extra_json
+    if not is_mapping(data):
+        data = {}
+    return {**data, **extra} if extra else {**data}
+
+
+def ask_for_usage(options: Options, body: Mapping[str, Any]) -> Callable[[], None] | None:
+    """Ask for usage on a chat stream whose caller didn't; returns the undo, or None when nothing was changed.
+
+    The caller's own dicts are not touched: the option goes into a copy.
+    """
+    if not body.get("stream"):
+        return None
+    given = body.get("stream_options")
+    if given is not None and not is_mapping(given):
+        return None
+    if given and given.get("include_usage") is not None:
+        return None
+    wanted: dict[str, Any] = {**(given or {}), "include_usage": True}
+    # extra_body is merged over json_data when the request is built, so it is the place that wins.
+    place = "extra_json" if options.extra_json and "stream_options" in options.extra_json else "json_data"
+    before: Any = getattr(options, place)
+    setattr(options, place, {**before, "stream_options": wanted})
+    return lambda: setattr(options, place, before)
+
+
+def rejects_usage_option(error: BaseException) -> bool:
+    """Whether a host refused the request for the option we added, and not for what the caller wrote."""
+    if getattr(error, "status_code", None) not in (400, 404, 422):
+        return False
+    said = f"{error} {getattr(error, 'body', '')}"
+    return "stream_options" in said or "include_usage" in said
+
+
+def _bound(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _attributes(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The request attributes that the conventions name. Values are numbers, short words and lists of words."""
+    found: dict[str, Any] = {}
+    for path, name in endpoint.attributes.items():
+        value = body.get(path) if "." not in path else dig(body, path)
+        if value is None:
+            continue
+        if isinstance(value, (int, float, str)):
+            found[name] = value
+        elif is_list(value) and all(isinstance(item, str) for item in value):
+            found[name] = tuple(value)
+    return found
+
+
+_prefix = ""
+_numbers = itertools.count(1)
+
+
+def _new_prefix() -> None:
+    global _prefix
+    _prefix = os.urandom(10).hex()
+
+
+_new_prefix()
+os.register_at_fork(after_in_child=_new_prefix)  # or parent and child would number alike
+
+
+def new_id() -> str:
+    """A unique call id: 80 random bits of this process and a number, a quarter of a uuid4's price."""
+    return f"{_prefix}-{next(_numbers):x}"

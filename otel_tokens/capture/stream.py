@@ -1,0 +1,219 @@
+"""Streams: the look at each chunk, and the tap on a body that the caller reads as bytes.
+
+The caller keeps the SDK's own objects. Parsed chunks are seen in the SDK's generator; the end of a body (close by
+anyone: caller, helper, context manager) is seen in the response's byte stream, which is also where bytes are read
+when nobody parses.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+from otel_tokens.capture.body import Body, body_for
+from otel_tokens.lifecycle import ActiveCall
+from otel_tokens.safely import safely
+from otel_tokens.shapes import is_dict
+
+KEY = "otel_tokens"
+"""Where a response carries its call: `response.extensions[KEY]`."""
+
+
+def call_of(stream: Any) -> ActiveCall | None:
+    """The call that a Stream object's response belongs to, or None."""
+    extensions = getattr(getattr(stream, "response", None), "extensions", None)
+    found = extensions.get(KEY) if is_dict(extensions) else None
+    return found if isinstance(found, ActiveCall) else None
+
+
+def metered(stream: Any, inner: Iterator[Any]) -> Iterator[Any]:
+    """The SDK's generator of chunks, seen. Runs lazily, when the response already knows its call."""
+    active = call_of(stream)
+    del stream  # or an abandoned stream would live as long as its generator
+    if active is None or active.ended:
+        yield from inner
+        return
+    active.parsed = True
+    see, close = active.see_chunk, getattr(inner, "close", _nothing)
+    try:
+        for chunk in inner:
+            if see(chunk):
+                continue
+            if active.cut_at is not None and (error := active.over()) is not None:
+                active.end("cut", error)
+                close()
+                if active.engine.cut_cleanly:
+                    yield cut_chunk(chunk)
+                    return
+                raise error
+            active.idle = True
+            yield chunk
+            active.idle = False
+        active.end("ok")
+    except GeneratorExit:
+        active.drop()
+        close()
+        raise
+    except BaseException as error:
+        active.fail(error)
+        raise
+
+
+async def ametered(stream: Any, inner: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """`metered` for async streams."""
+    active = call_of(stream)
+    del stream
+    if active is None or active.ended:
+        async for chunk in inner:
+            yield chunk
+        return
+    active.parsed = True
+    see, close = active.see_chunk, getattr(inner, "aclose", _anothing)
+    try:
+        async for chunk in inner:
+            if see(chunk):
+                continue
+            if active.cut_at is not None and (error := active.over()) is not None:
+                active.end("cut", error)
+                await close()
+                if active.engine.cut_cleanly:
+                    yield cut_chunk(chunk)
+                    return
+                raise error
+            active.idle = True
+            yield chunk
+            active.idle = False
+        active.end("ok")
+    except GeneratorExit:
+        active.drop()
+        await close()
+        raise
+    except BaseException as error:
+        active.fail(error)
+        raise
+
+
+def _nothing() -> None:
+    return None
+
+
+async def _anothing() -> None:
+    return None
+
+
+def cut_chunk(chunk: Any) -> Any:
+    """The chunk at which a stream is cut cleanly, with finish reason "budget" where its form has one."""
+    choices = getattr(chunk, "choices", None)
+    if choices and hasattr(chunk, "model_copy"):
+        ended = choices[0].model_copy(update={"finish_reason": "budget"})
+        return chunk.model_copy(update={"choices": [ended, *choices[1:]]})
+    return chunk
+
+
+# ---- bodies read as bytes ------------------------------------------------------------------------------------
+def attach(response: Any, active: ActiveCall) -> None:
+    """Tie a response with an unread body to its call, and tap the body."""
+    response.extensions[KEY] = active
+    stream = response.stream
+    for name, make in (("AsyncByteStream", _async_tap), ("SyncByteStream", _sync_tap)):
+        base = next((kind for kind in type(stream).__mro__ if kind.__name__ == name), None)
+        if base is not None:
+            response.stream = make(base)(stream, active, response)
+            return
+
+
+class _Tap:
+    """What both taps do. Public attributes of the wrapped stream stay reachable: an SDK may have put some there."""
+
+    def __init__(self, inner: Any, active: ActiveCall, response: Any) -> None:
+        public: dict[str, Any] = getattr(inner, "__dict__", {})
+        for name, value in public.items():
+            if not name.startswith("_"):
+                setattr(self, name, value)
+        self._otel_inner = inner
+        self._otel_active = active
+        self._otel_headers = response.headers
+        self._otel_exhausted = False
+        self._otel_error: BaseException | None = None
+        self._otel_body: Body | None = None
+        self._otel_decoders = sys.modules.get(type(response).__module__.partition(".")[0] + "._decoders")
+
+    def _otel_see(self, data: bytes) -> bytes:
+        """Look at bytes that pass, when nobody parses them; returns what the caller shall get."""
+        active = self._otel_active
+        if active.parsed or active.ended:
+            return data
+        body = self._otel_body
+        if body is None:
+            body = self._otel_body = body_for(self._otel_headers, active, self._otel_decoders)
+        kept = safely("read body", body.feed, data)
+        return data if kept is None else kept
+
+    def _otel_rest(self) -> bytes:
+        """What the look has held back when the body ends."""
+        self._otel_exhausted = True
+        body, active = self._otel_body, self._otel_active
+        return b"" if body is None or active.parsed else safely("read body", body.finish) or b""
+
+    def _otel_closed(self) -> None:
+        active = self._otel_active
+        if active.ended or (active.parsed and not active.idle):
+            return  # the generator that reads this body ends the call itself, knowing why
+        if self._otel_error is not None:
+            active.fail(self._otel_error)
+        elif self._otel_exhausted and not active.parsed:
+            active.end("ok")
+        else:
+            active.end("abandoned")
+
+
+@lru_cache(maxsize=64)
+def _sync_tap(base: type[Any]) -> Callable[[Any, ActiveCall, Any], Any]:
+    class Tap(_Tap, base):  # the HTTP client checks for its own base class
+        def __iter__(self) -> Iterator[bytes]:
+            try:
+                for data in self._otel_inner:
+                    kept = self._otel_see(data)
+                    if kept:
+                        yield kept
+                rest = self._otel_rest()
+                if rest:
+                    yield rest
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                self._otel_error = error
+                raise
+
+        def close(self) -> None:
+            self._otel_closed()
+            self._otel_inner.close()
+
+    return Tap
+
+
+@lru_cache(maxsize=64)
+def _async_tap(base: type[Any]) -> Callable[[Any, ActiveCall, Any], Any]:
+    class AsyncTap(_Tap, base):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            try:
+                async for data in self._otel_inner:
+                    kept = self._otel_see(data)
+                    if kept:
+                        yield kept
+                rest = self._otel_rest()
+                if rest:
+                    yield rest
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                self._otel_error = error
+                raise
+
+        async def aclose(self) -> None:
+            self._otel_closed()
+            await self._otel_inner.aclose()
+
+    return AsyncTap

@@ -1,0 +1,152 @@
+"""OpenAI's SDK, and every OpenAI-compatible host called through it."""
+
+from __future__ import annotations
+
+from otel_tokens import conventions as c
+from otel_tokens.providers.spec import SAMPLING_ATTRIBUTES, Endpoint, Provider, stainless
+
+_IN, _OUT = "prompt_tokens_details", "completion_tokens_details"
+
+# Compatible hosts add fields instead of changing OpenAI's, so one map reads them all. Alternatives, in order:
+# OpenAI; DeepSeek (prompt_cache_hit_tokens); Moonshot (cached_tokens); Databricks and proxies (cache_*_input_tokens).
+CHAT_USAGE = {
+    "input": "prompt_tokens | input_tokens | prompt_cache_hit_tokens + prompt_cache_miss_tokens",
+    "cache_read": f"{_IN}.cached_tokens | prompt_cache_hit_tokens | cached_tokens | cache_read_input_tokens"
+    " | num_cached_tokens",
+    "cache_write": f"{_IN}.cache_write_tokens | {_IN}.cache_creation_input_tokens | cache_write_tokens"
+    " | cache_creation_input_tokens",
+    "cache_write_5m": f"{_IN}.cache_creation.ephemeral_5m_input_tokens",
+    "cache_write_1h": f"{_IN}.cache_creation.ephemeral_1h_input_tokens",
+    "cache_write_30m": f"{_IN}.cache_write_tokens_details.ttl_30m_tokens",
+    "cache_write_12h": f"{_IN}.cache_write_tokens_details.ttl_12h_tokens",
+    "output": "completion_tokens | output_tokens",
+    "reasoning": f"{_OUT}.reasoning_tokens | reasoning_tokens",
+    "input_text": f"{_IN}.text_tokens",
+    "input_audio": f"{_IN}.audio_tokens",
+    "input_image": f"{_IN}.image_tokens",
+    "input_video": f"{_IN}.video_tokens",
+    "output_text": f"{_OUT}.text_tokens",
+    "output_audio": f"{_OUT}.audio_tokens",
+    "output_image": f"{_OUT}.image_tokens",
+    "web_searches": "num_search_queries | server_tool_use.web_search_requests",
+    "total": "total_tokens",
+    # OpenRouter states USD, Perplexity a block of USD, xAI ticks of 1e-10 USD.
+    "cost": "cost | cost.total_cost",
+    "cost_ticks": "cost_in_usd_ticks",
+}
+
+_RIN = "input_tokens_details"
+RESPONSES_USAGE = {
+    "input": "input_tokens | prompt_tokens",
+    "cache_read": f"{_RIN}.cached_tokens",
+    "cache_write": f"{_RIN}.cache_write_tokens",
+    "cache_write_30m": f"{_RIN}.cache_write_tokens_details.ttl_30m_tokens",
+    "cache_write_12h": f"{_RIN}.cache_write_tokens_details.ttl_12h_tokens",
+    "output": "output_tokens | completion_tokens",
+    "reasoning": "output_tokens_details.reasoning_tokens",
+    "input_text": f"{_RIN}.text_tokens",
+    "input_audio": f"{_RIN}.audio_tokens",
+    "input_image": f"{_RIN}.image_tokens",
+    "output_text": "output_tokens_details.text_tokens",
+    "output_audio": "output_tokens_details.audio_tokens",
+    "output_image": "output_tokens_details.image_tokens",
+    "total": "total_tokens",
+    "web_searches": "tool_usage.web_search.num_requests",
+    "components": "tool_usage.image_gen",
+    "cost": "cost",
+    "cost_ticks": "cost_in_usd_ticks",
+}
+
+_TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+CHAT = Endpoint(
+    name="openai.chat",
+    operation="chat",
+    path="/chat/completions",
+    usage=CHAT_USAGE,
+    # Moonshot puts usage into the last chunk's choice, Groq under x_groq.
+    at=("usage", "choices.0.usage", "x_groq.usage"),
+    deltas={"": "delta.content"},
+    finish=("choices.*.finish_reason",),
+    output=("choices.*.message.content", "choices.*.delta", "choices.*.message"),
+    max_output=("max_completion_tokens", "max_tokens"),
+    input=("messages", "tools", "functions", "response_format"),
+    asks_usage=True,
+    attributes={**SAMPLING_ATTRIBUTES, "response_format.type": c.OUTPUT_TYPE},
+)
+COMPLETIONS = Endpoint(
+    name="openai.completions",
+    operation="text_completion",
+    path="/completions",
+    usage=CHAT_USAGE,
+    deltas={"": "text"},
+    finish=("choices.*.finish_reason",),
+    output=("choices.*.text",),
+    max_output=("max_tokens",),
+    choices=("best_of", "n"),
+    input=("prompt", "suffix"),
+    asks_usage=True,
+    attributes=SAMPLING_ATTRIBUTES,
+)
+RESPONSES = Endpoint(
+    name="openai.responses",
+    operation="chat",
+    path="/responses",
+    usage=RESPONSES_USAGE,
+    # tool_usage is billed beside usage: web searches by request, image generation by tokens of its own.
+    at=("usage", "response.usage", "tool_usage=tool_usage.", "response.tool_usage=tool_usage."),
+    shape="events",
+    deltas={
+        "response.output_text.delta": "delta",
+        "response.refusal.delta": "delta",
+        "response.reasoning_text.delta": "delta",
+        "response.reasoning_summary_text.delta": "delta",
+        "response.function_call_arguments.delta": "delta",
+        "response.custom_tool_call_input.delta": "delta",
+    },
+    facts_on=_TERMINAL | {"response.created", "response.queued", "error"},
+    final_on=_TERMINAL,
+    model=("model", "response.model"),
+    id=("id", "response.id"),
+    finish=("status", "response.status"),
+    tier=("service_tier", "response.service_tier"),
+    output=("output",),
+    max_output=("max_output_tokens",),
+    choices=(),
+    input=("input", "instructions", "tools", "text"),
+    background="background",
+    attributes={
+        **SAMPLING_ATTRIBUTES,
+        "reasoning.effort": c.REQUEST_REASONING_LEVEL,
+        "previous_response_id": c.PREVIOUS_RESPONSE_ID,
+        "conversation": c.CONVERSATION_ID,
+        "text.format.type": c.OUTPUT_TYPE,
+    },
+)
+COMPACT = Endpoint(
+    name="openai.responses.compact",
+    operation="chat",
+    path="/responses/compact",
+    usage=RESPONSES_USAGE,
+    choices=(),
+    input=("input", "instructions"),
+)
+EMBEDDINGS = Endpoint(
+    name="openai.embeddings",
+    operation="embeddings",
+    path="/embeddings",
+    usage=CHAT_USAGE,
+    choices=(),
+    input=("input",),
+    attributes={"dimensions": c.EMBEDDINGS_DIMENSIONS, "encoding_format": c.REQUEST_ENCODING_FORMATS},
+)
+
+PROVIDER = Provider(
+    id="openai",
+    sdk="openai",
+    package="openai",
+    distribution="openai",
+    targets=stainless("openai"),
+    endpoints=(CHAT, COMPLETIONS, RESPONSES, COMPACT, EMBEDDINGS),
+    tested=("2.0", "3.54"),
+)

@@ -1,0 +1,52 @@
+"""The one wall between our bugs and the caller: our steps may fail, the user's call may not.
+
+Silent for users (one log line per place), loud for us: with OTEL_TOKENS_STRICT=1, as our tests run, a fault
+of ours is raised.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from otel_tokens.errors import BudgetExceededError
+
+logger = logging.getLogger("otel_tokens")
+
+T = TypeVar("T")
+
+_told: set[str] = set()
+
+
+def strict() -> bool:
+    """Whether faults of ours are raised instead of logged."""
+    return os.environ.get("OTEL_TOKENS_STRICT") == "1"
+
+
+def report_fault(where: str, error: BaseException) -> None:
+    """Log a fault of ours, with its traceback the first time it happens at `where`; never raises unless strict."""
+    first = where not in _told
+    _told.add(where)
+    logger.log(
+        logging.ERROR if first else logging.DEBUG,
+        "otel_tokens failed in %s (%s: %s); your call is not affected",
+        where,
+        type(error).__name__,
+        error,
+        exc_info=error if first else None,
+    )
+    if strict():
+        raise error
+
+
+def safely(where: str, step: Callable[..., T], *args: object) -> T | None:
+    """Run one of our own steps. Its fault is reported and None returned; `BudgetExceededError` passes."""
+    try:
+        return step(*args)
+    except BudgetExceededError:
+        raise
+    except Exception as error:  # the wall: whatever it is, it is ours
+        report_fault(where, error)
+        return None

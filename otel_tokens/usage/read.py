@@ -1,0 +1,252 @@
+"""Reading facts and raw counts out of responses and chunks: SDK objects, dicts and parsed JSON alike.
+
+SDKs don't validate responses: any field may be missing, None, or of another type. Nothing here raises for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
+
+from otel_tokens.providers.spec import Endpoint
+from otel_tokens.shapes import is_dict, is_list, is_mapping
+
+Counts = dict[str, Any]
+"""Raw numbers by dotted path inside the usage block; lists are kept whole."""
+
+MAX_DEPTH = 5
+
+
+def get(value: Any, name: str) -> Any:
+    """The field `name` of a dict, of a pydantic object (declared or extra), of a list ("0"), or None."""
+    if is_mapping(value):
+        return value.get(name)
+    if is_list(value):
+        index = int(name) if name.isdigit() else -1
+        return value[index] if 0 <= index < len(value) else None
+    # Not getattr: a missing field would run pydantic's __getattr__, and properties of foreign objects.
+    own: Any = getattr(value, "__dict__", None)
+    if not is_dict(own):
+        return None
+    found: Any = own.get(name)
+    if found is None:
+        extra: Any = getattr(value, "__pydantic_extra__", None)
+        if is_dict(extra):
+            found = extra.get(name)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _split(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
+
+
+def dig(value: Any, path: str) -> Any:
+    """What stands at the dotted `path`, or None."""
+    for name in _split(path):
+        if value is None:
+            return None
+        value = get(value, name)
+    return value
+
+
+def dig_all(value: Any, path: str) -> list[Any]:
+    """What stands at `path`, where a "*" stands for every item of a list; None is left out."""
+    head, star, tail = path.partition(".*.")
+    found = dig(value, head)
+    if not star:
+        return [] if found is None else [found]
+    if not is_list(found):
+        return []
+    return [hit for item in found for hit in dig_all(item, tail)]
+
+
+def first(value: Any, paths: tuple[str, ...]) -> Any:
+    """The first of `paths` at which something stands."""
+    for path in paths:
+        found = dig(value, path)
+        if found is not None:
+            return found
+    return None
+
+
+def _fields(block: Any) -> Mapping[str, Any] | None:
+    if is_mapping(block):
+        return block
+    own = getattr(block, "__dict__", None)
+    if not is_dict(own):
+        return None
+    extra = getattr(block, "__pydantic_extra__", None)
+    return {**own, **extra} if extra else own
+
+
+def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
+    """Add a usage block's fields to `into` by dotted path; say whether it was a block at all.
+
+    A later report replaces an earlier one, as providers repeat cumulative numbers; but a 0 never replaces a
+    positive number, as some send placeholders.
+    """
+    found = _fields(block)
+    if found is None or depth > MAX_DEPTH:
+        return False
+    for name, value in found.items():
+        if value is None or isinstance(value, bool):
+            continue
+        key = f"{prefix}{name}"
+        if isinstance(value, (int, float, str, Decimal)):
+            if value or not into.get(key):
+                into[key] = value
+        elif is_list(value):
+            if value:
+                into[key] = value
+        else:
+            flatten(value, into, f"{key}.", depth + 1)
+    return True
+
+
+def length(value: Any, depth: int = 0) -> int:
+    """The number of characters of text in a value (strings in dicts, lists and SDK objects); reads no more.
+
+    Base64 data is not text: the fields known to hold it are left out.
+    """
+    if isinstance(value, str):
+        return len(value)
+    if value is None or isinstance(value, (int, float)) or depth > 12:
+        return 0
+    if is_list(value):
+        return sum(length(item, depth + 1) for item in value)
+    found = _fields(value)
+    if found is None:
+        return 0
+    return sum(length(item, depth + 1) for name, item in found.items() if name not in NOT_TEXT)
+
+
+NOT_TEXT = frozenset({"data", "image_url", "file_data", "b64_json", "type", "id", "role", "object", "index", "url"})
+
+
+class Facts:
+    """What has been read of one call so far. Mutable: it lives inside one call and is never shared."""
+
+    __slots__ = (
+        "chars",
+        "chunks",
+        "complete",
+        "counts",
+        "endpoint",
+        "finish",
+        "geo",
+        "id",
+        "model",
+        "speed",
+        "strange",
+        "tier",
+    )
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.counts: Counts = {}
+        self.chars = 0
+        self.chunks = 0
+        self.complete = False
+        self.strange = False
+        self.model: str | None = None
+        self.id: str | None = None
+        self.tier: str | None = None
+        self.speed: str | None = None
+        self.geo: str | None = None
+        self.finish: tuple[str, ...] = ()
+
+    def read(self, payload: Any) -> None:
+        """Take everything that a whole response, or a chunk that may carry facts, states."""
+        endpoint = self.endpoint
+        for place in endpoint.at:
+            path, _, prefix = place.partition("=")
+            block = dig(payload, path)
+            if block is not None and not flatten(block, self.counts, prefix):
+                self.strange = True
+        self.model = _text(first(payload, endpoint.model)) or self.model
+        self.id = _text(first(payload, endpoint.id)) or self.id
+        self.tier = _text(first(payload, endpoint.tier)) or self.tier
+        if endpoint.speed:
+            self.speed = _text(first(payload, endpoint.speed)) or self.speed
+        if endpoint.geo:
+            self.geo = _text(first(payload, endpoint.geo)) or self.geo
+        for path in endpoint.finish:
+            reasons = tuple(str(reason) for reason in dig_all(payload, path))
+            if reasons:
+                self.finish = reasons
+
+    def read_whole(self, payload: Any) -> None:
+        """Take a whole response: its facts, and the length of its text."""
+        self.read(payload)
+        self.complete = True
+        self.chars += output_length(self.endpoint, payload)
+
+
+def output_length(endpoint: Endpoint, payload: Any) -> int:
+    """The number of characters of output text in a response or chunk: the first place that has any."""
+    for path in endpoint.output:
+        found = sum(length(item) for item in dig_all(payload, path))
+        if found:
+            return found
+    return 0
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+Glance = Callable[[Facts, Any], None]
+"""Looks at one stream chunk. A chunk that carries only text costs a fraction of a microsecond."""
+
+
+@lru_cache(maxsize=256)
+def glance(endpoint: Endpoint) -> Glance:
+    """The look at each chunk of this endpoint's streams, built once."""
+    return _events(endpoint) if endpoint.shape == "events" else _choices(endpoint)
+
+
+def _choices(endpoint: Endpoint) -> Glance:
+    """Chunks without a type: a chunk of text has choices, no finish reason and no usage."""
+    text = attrgetter(endpoint.deltas[""])
+
+    def look(facts: Facts, chunk: Any) -> None:
+        facts.chunks += 1
+        try:
+            choice = chunk.choices[0]
+            if choice.finish_reason is None and chunk.usage is None:
+                facts.chars += len(text(choice))
+                return
+        except (AttributeError, IndexError, TypeError):
+            pass  # a first, last or odd chunk
+        facts.chars += output_length(endpoint, chunk)
+        facts.read(chunk)
+        if facts.counts:
+            facts.complete = True
+
+    return look
+
+
+def _events(endpoint: Endpoint) -> Glance:
+    """Chunks with a type: only those of certain types carry facts."""
+    texts = {kind: attrgetter(path) for kind, path in endpoint.deltas.items()}
+    facts_on, final_on = endpoint.facts_on, endpoint.final_on
+
+    def look(facts: Facts, chunk: Any) -> None:
+        facts.chunks += 1
+        kind = chunk.type if hasattr(chunk, "type") else get(chunk, "type")
+        text = texts.get(kind)
+        if text is not None:
+            try:
+                facts.chars += len(text(chunk))
+            except (AttributeError, TypeError):
+                facts.chars += output_length(endpoint, chunk)
+        elif kind in facts_on:
+            facts.read(chunk)
+            if kind in final_on:
+                facts.complete = True
+
+    return look

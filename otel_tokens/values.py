@@ -1,0 +1,220 @@
+"""The values that the rooms exchange: what a call asked, used, cost and came to. Frozen, standard library only.
+
+Token convention (fixed at the door, `usage/normalise.py`): `input` and `output` are inclusive totals;
+`cache_read` and `cache_write` are parts of `input`; `reasoning` is a part of `output`; modalities are an
+orthogonal split of the same totals. Only pricing subtracts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, Literal
+
+Origin = Literal["provider", "partial", "estimated", "missing"]
+"""Where token numbers come from: the provider's report; a stream that ended early (input reported, output
+estimated); our own estimate; nowhere."""
+
+Outcome = Literal["ok", "error", "cancelled", "abandoned", "cut"]
+"""How a call ended: normally; with an exception; by cancellation; by a caller who stopped reading; by the guard."""
+
+CostStatus = Literal["priced", "estimated", "unpriced"]
+CostSource = Literal["provider", "local"]
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The normalised tokens of one call, in the convention above. All counts are non-negative integers.
+
+    `reported` names the fields the provider stated: a 0 that is not in it means "not said".
+    `total` is the provider's own total, or None. `reported_cost` is the provider's own price of the call in
+    USD. `flags` says what was inconsistent ("negative:input" …). `components` are extra billed parts that the
+    totals do not contain (`Component`).
+    """
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    cache_write_5m: int = 0
+    cache_write_30m: int = 0
+    cache_write_1h: int = 0
+    cache_write_12h: int = 0
+    reasoning: int = 0
+    input_text: int = 0
+    input_audio: int = 0
+    input_image: int = 0
+    input_video: int = 0
+    cache_read_text: int = 0
+    cache_read_audio: int = 0
+    cache_read_image: int = 0
+    cache_read_video: int = 0
+    output_text: int = 0
+    output_audio: int = 0
+    output_image: int = 0
+    output_video: int = 0
+    web_searches: int = 0
+    web_fetches: int = 0
+    total: int | None = None
+    reported_cost: Decimal | None = None
+    origin: Origin = "missing"
+    reported: frozenset[str] = frozenset()
+    flags: tuple[str, ...] = ()
+    components: tuple[Component, ...] = ()
+
+    def to_openai(self) -> dict[str, int]:
+        """The OpenAI `usage` block: input incl. cache as `prompt_tokens`; `total_tokens` as given, else the sum."""
+        return {
+            "prompt_tokens": self.input,
+            "completion_tokens": self.output,
+            "total_tokens": self.input + self.output if self.total is None else self.total,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A billed part of a call outside its top-level totals: a compaction pass, an advisor or fallback model."""
+
+    kind: str
+    model: str | None
+    usage: Usage
+
+
+TOKEN_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Usage) if f.type == "int")
+"""The names of all integer fields of `Usage`, in order: the ledger's token columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The money of one call. Components add up to `total`; all are None when the price is unknown (never 0).
+
+    `provider_total` is what the provider itself said the call cost; it wins (`source = "provider"`), and
+    `local_total` keeps what our catalogue says. `version` is the catalogue's, `rule` names the rate used.
+    """
+
+    total: Decimal | None = None
+    input: Decimal | None = None
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+    output: Decimal | None = None
+    other: Decimal | None = None
+    currency: str = "USD"
+    status: CostStatus = "unpriced"
+    source: CostSource = "local"
+    version: str = ""
+    rule: str = ""
+    local_total: Decimal | None = None
+    provider_total: Decimal | None = None
+
+
+UNPRICED = Cost()
+COST_PARTS: tuple[str, ...] = ("input", "cache_read", "cache_write", "output", "other")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is known of a call before it is sent.
+
+    `provider` bills it; `endpoint` is the billable operation ("openai.chat"); `operation` the convention's name
+    ("chat", "text_completion", "embeddings"). `max_output` is the request's own bound on output tokens per
+    choice, `choices` how many it asks for. `input_chars` are lengths only, never content: measured when a
+    guard or an estimate asks (`lifecycle`). `started` is unix time in seconds.
+    """
+
+    id: str
+    provider: str
+    endpoint: str
+    operation: str
+    model: str
+    started: float
+    sdk: str = ""
+    stream: bool = False
+    server_address: str | None = None
+    server_port: int | None = None
+    max_output: int | None = None
+    choices: int = 1
+    service_tier: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    tags: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Budget reserved for one call. `key` is unique; `grants` are (budget, scope, amount) as the store keeps them."""
+
+    key: str
+    grants: tuple[tuple[str, str, int], ...]
+    expires: float
+    decision: str = "allow"
+    model: str | None = None
+    max_output: int | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything known once a call has ended: one per billed call.
+
+    `started` is unix time in seconds, `duration` and `first_chunk` are seconds. `service_tier`, `speed` and `geo`
+    are what the response said and change the price. `missing_reason` says why usage
+    is not the provider's full report (stream_no_usage, aborted, background, parse_error, error).
+    """
+
+    call: Call
+    usage: Usage
+    cost: Cost
+    outcome: Outcome
+    duration: float
+    response_model: str | None = None
+    response_id: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    service_tier: str | None = None
+    speed: str | None = None
+    geo: str | None = None
+    error_type: str | None = None
+    missing_reason: str | None = None
+    first_chunk: float | None = None
+    chunks: int = 0
+    attempts: int = 1
+    trace_id: str | None = None
+    span_id: str | None = None
+    decision: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The call's unique id: what makes writing a record twice harmless."""
+        return self.call.id
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """The call's tags (session, task, tenant …) as they were when it started."""
+        return self.call.tags
+
+    @property
+    def started(self) -> float:
+        """Unix time in seconds at which the call was made."""
+        return self.call.started
+
+
+def with_totals(usage: Usage, **changes: Any) -> Usage:
+    """A copy of `usage` with some fields changed."""
+    return replace(usage, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class CallSizes:
+    """How large a call may become, from lengths and its own bounds: what the guard reserves by. All in tokens.
+
+    `input_tokens_estimate` is the likely input, `input_upper` a bound it will not pass; `output_bound` the request's
+    own limit per choice (None: unlimited), `thinking` a thinking budget, `choices` how many answers it asks for.
+    """
+
+    input_tokens_estimate: int
+    input_upper: int
+    output_bound: int | None = None
+    thinking: int = 0
+    choices: int = 1
