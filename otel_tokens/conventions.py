@@ -205,3 +205,15 @@ OTHER_LABEL = "__other__"
 """What a label value becomes once a label has too many values."""
 
 SEMCONV_MODES = ("latest", "1.41", "both")
+
+# ---- appended by the telemetry room ----------------------------------------------------------------------------
+USAGE_ESTIMATED_INPUT = "otel_tokens.usage.estimated.input_tokens"
+USAGE_ESTIMATED_OUTPUT = "otel_tokens.usage.estimated.output_tokens"
+USAGE_MISSING_REASON = "otel_tokens.usage.missing_reason"
+RESPONSE_TIER = "otel_tokens.response.service_tier"  # of providers other than OpenAI, whose own name is SERVICE_TIER
+RESPONSE_SPEED = "otel_tokens.response.speed"
+RESPONSE_GEO = "otel_tokens.response.geo"
+RESPONSE_CHUNKS = "otel_tokens.response.chunks"
+
+INFERENCE_OPERATIONS = frozenset({"chat", "generate_content", "text_completion"})
+"""Operations whose calls are inferences; the others (embeddings …) have `OPERATION_DURATION` and no output."""

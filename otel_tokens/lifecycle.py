@@ -118,7 +118,7 @@ class Engine:
 
 
 current: ContextVar[ActiveCall | None] = ContextVar("otel_tokens_call", default=None)
-"""The call whose request is under way here: nested SDK calls belong to it, retries count for it."""
+"""The call whose request is under way here: retries and the SDK's own span belong to it."""
 
 
 class ActiveCall:
@@ -152,6 +152,7 @@ class ActiveCall:
     )
 
     def __init__(self, engine: Engine, call: Call, endpoint: Endpoint, body: Mapping[str, Any]) -> None:
+        self.ended = False
         self.engine = engine
         self.call = call
         self.endpoint = endpoint
@@ -163,7 +164,6 @@ class ActiveCall:
         self.own_span = True
         self._attached: Any = None
         self.attempts = 1
-        self.ended = False
         self.parsed = False
         self.idle = False
         self.hide_usage = False

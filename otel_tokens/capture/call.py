@@ -93,8 +93,6 @@ class Drivers:
         return result
 
     def _open(self, client: Any, args: Arguments, keywords: Keywords) -> Exchange | None:
-        if current.get() is not None:
-            return None  # an SDK within an SDK: the outermost call is the bill
         options: Options = keywords["options"] if "options" in keywords else args[1]
         endpoint = self.requests.endpoint(self.provider, options)
         if endpoint is None:

@@ -70,7 +70,7 @@ class Patcher:
         with self._lock:
             self._wrappers.clear()
             for patched in self._patched.values():
-                here = vars(patched.parent).get(patched.attribute)
+                here = _own(patched.parent, patched.attribute)
                 if here is patched.replacement:
                     setattr(patched.parent, patched.attribute, patched.original)
                 else:  # somebody wrapped our wrapper: it stays, and does nothing
@@ -108,7 +108,7 @@ class Patcher:
         parent: Any = module
         for name in path.split(".") if path else ():
             parent = getattr(parent, name, None)
-        original = vars(parent).get(attribute) if parent is not None else None
+        original = _own(parent, attribute)
         if original is None:
             self._missing.add(target)
             if not target.optional:
@@ -139,6 +139,12 @@ class Patcher:
                 version,
                 provider.tested[1],
             )
+
+
+def _own(parent: Any, attribute: str) -> Any:
+    """What stands in the object's own dict: getattr would bind functions and find inherited ones."""
+    held: dict[str, Any] = getattr(parent, "__dict__", {})
+    return held.get(attribute)
 
 
 def _major(version: str) -> int:

@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -50,14 +51,19 @@ class Requests:
         return route(provider.sdk, options.url)
 
     def host(self, provider: Provider, client: Any, url: str) -> Host:
-        """Who bills this client's calls."""
+        """Who bills this client's calls: by its host; for a host nobody knows, by its class."""
         if "://" in url:
             return self._resolve(url, provider.sdk)
         base = getattr(client, "_base_url", None)
         held = self._hosts.get(client)
-        # Clients let base_url be set later: the URL object is then another one.
+        # A client's base_url can be set later: it is then another object.
         if held is None or held[0] is not base:
-            held = (base, self._resolve(str(getattr(client, "base_url", base)), provider.sdk))
+            host = self._resolve(str(getattr(client, "base_url", base)), provider.sdk)
+            if not host.known:
+                billers = (provider.clients.get(kind.__name__) for kind in type(client).__mro__)
+                biller = next((name for name in billers if name is not None), None)
+                host = host if biller is None else replace(host, provider=biller)
+            held = (base, host)
             self._hosts[client] = held
         return held[1]
 

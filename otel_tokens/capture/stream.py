@@ -87,8 +87,8 @@ async def ametered(stream: Any, inner: AsyncIterator[Any]) -> AsyncIterator[Any]
             active.idle = False
         active.end("ok")
     except GeneratorExit:
+        # The inner generator is closed by the loop's own hook: closing it here too would be one time too many.
         active.drop()
-        await close()
         raise
     except BaseException as error:
         active.fail(error)

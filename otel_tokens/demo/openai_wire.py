@@ -224,7 +224,7 @@ def _item_events(item: Json, index: int) -> list[Json]:
         opening = {**opening, "arguments": ""}
         delta, done = "response.function_call_arguments.delta", "response.function_call_arguments.done"
         events = [{"type": delta, **place, "delta": piece} for piece in pieces(item["arguments"])]
-        events.append({"type": done, **place, "arguments": item["arguments"]})
+        events.append({"type": done, **place, "name": item["name"], "arguments": item["arguments"]})
     return [
         {"type": "response.output_item.added", "output_index": index, "item": opening},
         *events,

@@ -93,9 +93,9 @@ def aws_frame(headers: Mapping[str, str], payload: bytes) -> bytes:
 
     Lengths and CRC-32 of the prelude, typed headers, payload, CRC-32 of all before it; all numbers big-endian.
     """
+    texts = [(name.encode(), value.encode()) for name, value in headers.items()]
     head = b"".join(
-        struct.pack("!B", len(name)) + name.encode() + struct.pack("!BH", _STRING, len(value)) + value.encode()
-        for name, value in headers.items()
+        struct.pack("!B", len(name)) + name + struct.pack("!BH", _STRING, len(value)) + value for name, value in texts
     )
     prelude = struct.pack("!II", len(head) + len(payload) + 16, len(head))
     message = prelude + struct.pack("!I", zlib.crc32(prelude)) + head + payload

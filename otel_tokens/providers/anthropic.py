@@ -59,4 +59,16 @@ PROVIDER = Provider(
     endpoints=(MESSAGES,),
     tested=("1.0", "2.12"),
     native_switch="ANTHROPIC_OPEN_TELEMETRY",
+    clients={
+        f"{prefix}{name}": provider
+        for name, provider in {
+            "AnthropicBedrock": "aws.bedrock",
+            "AnthropicBedrockMantle": "aws.bedrock",
+            "AnthropicVertex": "gcp.vertex_ai",
+            "AnthropicGoogleCloud": "gcp.vertex_ai",
+            "AnthropicFoundry": "azure.ai.inference",
+            "AnthropicAWS": "anthropic",  # Anthropic's own platform, sold through AWS
+        }.items()
+        for prefix in ("", "Async")
+    },
 )

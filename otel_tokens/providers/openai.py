@@ -149,4 +149,10 @@ PROVIDER = Provider(
     targets=stainless("openai"),
     endpoints=(CHAT, COMPLETIONS, RESPONSES, COMPACT, EMBEDDINGS),
     tested=("2.0", "3.54"),
+    clients={
+        "AzureOpenAI": "azure.ai.openai",
+        "AsyncAzureOpenAI": "azure.ai.openai",
+        "BedrockOpenAI": "aws.bedrock",
+        "AsyncBedrockOpenAI": "aws.bedrock",
+    },
 )

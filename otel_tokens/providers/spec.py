@@ -67,7 +67,8 @@ class Provider:
     """One SDK: its package, what to patch, what is billed. `id` bills when the host names nobody else.
 
     `tested` are the (lowest, highest) major.minor versions our tests run on; a newer one is patched with a note.
-    `native_switch` is the environment variable that turns the SDK's own spans off.
+    `native_switch` is the environment variable that turns the SDK's own spans off. `clients` names who bills the
+    calls of a client class when its host is not known (a proxy in front of a cloud).
     """
 
     id: str
@@ -78,6 +79,7 @@ class Provider:
     endpoints: tuple[Endpoint, ...]
     tested: tuple[str, str]
     native_switch: str | None = None
+    clients: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def stainless(package: str, *, native_span: bool = False) -> tuple[Target, ...]:

@@ -39,7 +39,7 @@ class Given:
 
 def shown(value: Any) -> str:
     """`value` as it may appear in a message: short, and without the password of a URL."""
-    text = repr(str(value) if isinstance(value, Decimal) else value)
+    text = str(value).lower() if isinstance(value, (bool, Decimal)) else repr(value)
     text = _SECRET.sub(r"\1***@", text)
     return text if len(text) <= 80 else text[:77] + "…" + text[0]
 

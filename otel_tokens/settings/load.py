@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any, Literal
 
 from otel_tokens.errors import ConfigError
 from otel_tokens.settings.convert import convert
 from otel_tokens.settings.entry import Entry
-from otel_tokens.settings.given import NO, Given, Wrong, nearest
+from otel_tokens.settings.given import NO, Given, Wrong, nearest, shown
 from otel_tokens.settings.schema import ENV_PREFIX, SETTINGS, Setting, Settings
 from otel_tokens.settings.yaml import parse_file
 
@@ -101,6 +101,9 @@ class _Loader:
 
     def read_file(self, config: str | Path | Literal[False] | None) -> None:
         """Take the values of the configuration file, if there is one."""
+        if not isinstance(config, (str, os.PathLike, NoneType)) and config is not False:
+            self.problems.append(ConfigError(f"{shown(config)} is not a path", where=KEYWORD, key="config"))
+            return
         path, source = self._choose_file(config)
         if path is None:
             return
@@ -120,8 +123,10 @@ class _Loader:
             self._take_from_file(str(child.path[-1]), child, str(Path(path).parent))
 
     def _choose_file(self, config: str | Path | Literal[False] | None) -> tuple[str | Path | None, str]:
-        if config is not None:
-            return config or None, KEYWORD
+        if config is False:
+            return None, KEYWORD
+        if config:
+            return os.path.expanduser(config), KEYWORD  # noqa: PTH111 (Path.expanduser raises)
         named = self.env.get(ENV_PREFIX + "CONFIG", "").strip()
         if named:
             return (None if named.lower() in NO else os.path.expanduser(named)), ENV_PREFIX + "CONFIG"  # noqa: PTH111
@@ -133,7 +138,9 @@ class _Loader:
     def _take_from_file(self, name: str, entry: Entry, folder: str) -> None:
         setting = _BY_NAME.get(name)
         if setting is None or name == "config":
-            hint = nearest(name, tuple(_BY_NAME)) or f"; known: {', '.join(n for n in _BY_NAME if n != 'config')}"
+            hint = (
+                nearest(name.lower(), tuple(_BY_NAME)) or f"; known: {', '.join(n for n in _BY_NAME if n != 'config')}"
+            )
             self.problems.append(entry.error(f"is not a setting{hint}"))
         elif entry.value is not None:
             self._take(setting, Given(entry, folder if folder != "." else "", self._default_ledger), entry.where())
@@ -159,7 +166,7 @@ class _Loader:
             entry = Entry(value, KEYWORD, (name,))
             setting = _BY_NAME.get(name)
             if setting is None:
-                self.problems.append(entry.error(f"is not a setting{nearest(name, tuple(_BY_NAME))}"))
+                self.problems.append(entry.error(f"is not a setting{nearest(name.lower(), tuple(_BY_NAME))}"))
             elif value is not None:
                 self._take(setting, Given(entry, "", self._default_ledger), KEYWORD)
 

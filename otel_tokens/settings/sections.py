@@ -33,22 +33,25 @@ def to_hosts(setting: Setting, given: Given) -> tuple[HostRow, ...]:
         for key, value in values.items():
             try:
                 if key not in _HOST_KEYS:
-                    raise Wrong(f"is not known; allowed: {', '.join(_HOST_KEYS)}{nearest(key, tuple(_HOST_KEYS))}")
+                    raise Wrong(
+                        f"is not known; allowed: {', '.join(_HOST_KEYS)}{nearest(key.lower(), tuple(_HOST_KEYS))}"
+                    )
                 if value is not None:
                     parts[key] = _HOST_KEYS[key](setting, Given(Entry(value, "")))
             except Wrong as error:
                 wrong.append(((key,), error.items[0][1]))
         if "match" not in values:
             wrong.append(((), "`match` is missing: the host, as in {match: llm.example.com, provider: openai}"))
-        elif not {"provider", "free", "include_usage"} & values.keys():
+        elif not wrong and not {"provider", "free", "include_usage"} & values.keys():
             wrong.append(((), "says nothing about the host; add provider, free or include_usage"))
         if wrong:
             raise Wrong(items=tuple(wrong))
         return HostRow(**parts)
 
-    if not isinstance(given.value, (list, tuple)):
+    rows: Any = given.value
+    if not isinstance(rows, (list, tuple)):
         raise Wrong("is not a list; begin each host with '- match: …'")
-    return tuple(each(list(cast("list[Any]", given.value)), host))
+    return tuple(each(list(cast("list[Any]", rows)), host))
 
 
 def _host_match(setting: Setting, given: Given) -> str:

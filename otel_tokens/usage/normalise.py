@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
+from otel_tokens.providers.registry import providers
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.shapes import is_list
 from otel_tokens.usage.read import Counts, flatten, get
@@ -273,3 +274,23 @@ UNNAMED_MODEL = "image_generation_tool"
 """Stands for the model of a tool that the provider bills without naming it: unpriced unless the user prices it."""
 
 BILLED_BESIDE = frozenset({"compaction", "advisor_message"})
+
+
+def endpoint_of(provider: str, raw: Any, name: str | None = None) -> Endpoint:
+    """The endpoint whose rules a raw usage block follows: by name, else by provider and the block's fields.
+
+    Raises ValueError for an unknown name.
+    """
+    known = {endpoint.name: endpoint for item in providers() for endpoint in item.endpoints}
+    if name is not None:
+        if name not in known:
+            raise ValueError(f"unknown endpoint {name!r}; known are {', '.join(sorted(known))}")
+        return known[name]
+    own = next((item for item in providers() if item.id == provider and item.sdk != "openai"), None)
+    if own is not None:
+        return own.endpoints[0]
+    # Anthropic-compatible hosts name the cache at the top level beside input_tokens; OpenAI's Responses nest it.
+    if get(raw, "input_tokens") is not None:
+        cached = get(raw, "cache_read_input_tokens") is not None or get(raw, "cache_creation_input_tokens") is not None
+        return known["anthropic.messages" if cached else "openai.responses"]
+    return known["openai.chat"]

@@ -211,7 +211,7 @@ def glance(endpoint: Endpoint) -> Glance:
 
 def _choices(endpoint: Endpoint) -> Glance:
     """Chunks without a type: a chunk of text has choices, no finish reason and no usage."""
-    text = attrgetter(endpoint.deltas[""])
+    text = attrgetter(endpoint.deltas.get("", "delta.content"))
 
     def look(facts: Facts, chunk: Any) -> None:
         facts.chunks += 1

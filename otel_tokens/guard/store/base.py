@@ -20,7 +20,8 @@ Rules, the same for every store (tests/guard/test_store_suite.py holds them):
     slices, so up to one slice more than the window, never less. Spending is booked in the slice of the moment of
     booking.
 4.  *Wall clock* (`wall`): `used` is now - `born` (the first admission of the account in its window, or its last
-    reset); nothing is reserved or booked; refused when used >= limit.
+    reset); nothing is reserved, amounts are ignored; refused when used >= limit. Its booking is (now - born at
+    the settlement before this one, 0 if none; now - born; 0; limit), so that one settlement crosses a threshold.
 5.  *Admit* is atomic over all slots: all are reserved or none. A hard slot refuses when `finished`, or when
     amount > limit - used - reserved (no grace). Soft slots (hard = False) never refuse; they reserve all the
     same. Admitting under a key that already has a lease adds to that lease (a stream that asks for more).
@@ -38,8 +39,8 @@ Rules, the same for every store (tests/guard/test_store_suite.py holds them):
     max(0, used + reserved - limit in force) becomes the new window's `used`, `grace_by` is cleared, and the
     account remembers `carried` and `carried_from` (that window's start). A lease of window `carried_from` that
     settles later for less (or more) than it reserved lowers `used` and `carried` by min(carried, reserved -
-    actual) (raises both by actual - reserved); a lease that expires there counts as settled for 0, and if it is
-    settled after all, as reserved 0. A rolling account forgets `grace_by` once a whole window has
+    actual) (raises both by actual - reserved), in one step; a lease that expires there counts as settled for 0,
+    and if it is settled after all, as reserved 0. A rolling account forgets `grace_by` once a whole window has
     passed since and used <= limit; a window-less one only by `reset`.
 8.  *Expiry*: each admission (and `rows`, `renew`) first gives back the reservations of leases whose expiry has
     passed. `renew` extends living leases; one that had expired is revived with its reservation, even beyond the
@@ -77,9 +78,12 @@ Booking = tuple[int, int, int, int]
 Change = Literal["add", "set", "unset", "reset", "finish", "pause", "review"]
 """`add` raises (amount may be negative) the limit of the current window, for good where there is no window, and
 revives a finished account. `set` replaces the limit until `unset`; without a scope for the whole budget, also for
-scopes not seen yet. `reset` starts over: used, extra, slices, grace, carried, finished = nothing, born = now; leases stay.
-`finish` refuses everything in this window until `reset` or `add`. `pause` notes that a call waits here until `amount`
-(unix ms; the later of old and new is kept). `review` notes that a person looks at it until `amount` (unix ms)."""
+scopes not seen yet. `reset` starts over: used, extra, slices, grace, carried, finished = nothing, born = now; leases
+stay. `finish` refuses everything in this window until `reset` or `add`. `pause` notes that a call waits here until
+`amount` (unix ms; the later of old and new is kept). `review` notes that a person looks at it until `amount`."""
+
+LIMIT_CHANGES = frozenset({"add", "set", "unset"})
+"""The changes that speak of an amount and so need a unit (else ValueError)."""
 
 Refusal = Literal["", "limit", "finished", "moved"]
 

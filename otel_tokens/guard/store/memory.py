@@ -6,117 +6,269 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from otel_tokens.guard.forks import at_fork
-from otel_tokens.guard.store.base import Admission, Balance, Booking, Change, Row, Slot, Store
+from otel_tokens.guard.store.account import NEVER, Account, Held
+from otel_tokens.guard.store.accounts import Accounts
+from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, Balance, Booking, Change, Refusal, Row, Slot, Store
 
 REMEMBERED_KEYS = 8192
-_FAR = 1 << 62
 
 
-def _unix_ms() -> int:
+def unix_ms() -> int:
+    """Unix milliseconds of this host."""
     return int(time.time() * 1000)
 
 
-class _Account:
-    """What is kept for one (budget, unit, scope): rules in `base.py`."""
+class _Request(NamedTuple):
+    """The arguments of one `admit`, and when it was asked."""
 
-    __slots__ = (
-        "born",
-        "carried",
-        "carried_from",
-        "declared",
-        "end",
-        "extra",
-        "finished",
-        "grace_at",
-        "grace_by",
-        "keep_ms",
-        "limit_set",
-        "paused_until",
-        "reserved",
-        "review_until",
-        "slice_ms",
-        "slices",
-        "slot",
-        "start",
-        "updated",
-        "used",
-    )
+    key: str
+    slots: Sequence[Slot]
+    amounts: Sequence[int]
+    ttl_ms: int
+    critical: str
+    now: int
 
-    def __init__(self, slot: Slot, now: int) -> None:
-        self.slot = slot
-        self.start = slot.start
-        self.end = slot.end
-        self.used = 0
-        self.reserved = 0
-        self.extra = 0
-        self.born = now
-        self.updated = now
-        self.limit_set: int | None = None
-        self.finished = False
-        self.paused_until = 0
-        self.review_until = 0
-        self.grace_by = ""
-        self.grace_at = 0
-        self.carried = 0
-        self.carried_from = -1
-        self.slices: deque[list[int]] | None = deque() if slot.slice_ms else None
 
-    def roll(self, slot: Slot, limit: int, now: int) -> None:
-        """Begin the slot's window; a debt of the old one is carried over (rule 7)."""
-        carried = max(0, self.used + self.reserved - limit) if self.grace_by else 0
-        self.carried, self.carried_from = carried, self.start if carried else -1
-        self.slot, self.start, self.end = slot, slot.start, slot.end
-        self.used, self.reserved, self.extra = carried, 0, 0
-        self.born = now
-        self.finished, self.paused_until, self.review_until = False, 0, 0
-        self.grace_by, self.grace_at = "", 0
-        self.slices = deque() if slot.slice_ms else None
+class MemoryStore(Store):
+    """All budgets of one process. `clock` gives unix milliseconds. Nothing survives the process."""
 
-    def age(self, now: int, limit: int) -> None:
-        """Rolling windows: drop the slices that left; forget a repaid grace after a whole window."""
-        slices = self.slices
-        if slices is None:
-            return
-        slot = self.slot
-        oldest = now // slot.slice_ms - slot.slices
-        while slices and slices[0][0] < oldest:
-            self.used -= slices.popleft()[1]
-        if self.grace_by and now - self.grace_at >= slot.slice_ms * slot.slices and self.used <= limit:
-            self.grace_by = ""
+    direct = True
+    poll_seconds = 0.02
 
-    def book(self, amount: int, now: int) -> None:
-        """Count `amount` as used, now."""
-        self.used += amount
-        self.updated = now
-        if self.slices is not None:
-            index = now // self.slot.slice_ms
-            if self.slices and self.slices[-1][0] >= index:
-                self.slices[-1][1] += amount
+    def __init__(self, clock: Callable[[], int] = unix_ms) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._accounts = Accounts()
+        self._leases: dict[str, Held] = {}
+        self._lapsed: dict[str, Held] = {}
+        self._settled: set[str] = set()
+        self._settled_order: deque[str] = deque()
+        self._reap_at = NEVER
+        at_fork(self)
+
+    def now(self) -> int:
+        """Unix milliseconds."""
+        return self._clock()
+
+    def admit(
+        self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int, critical: str = ""
+    ) -> Admission:
+        """Reserve on all `slots` or none."""
+        now = self._clock()
+        accounts: list[Account] = []
+        with self._lock:
+            if now >= self._reap_at:
+                self._reap(now)
+            known = self._accounts.known
+            # The short way: accounts seen through these very slots before, with room. It decides nothing itself.
+            for slot, amount in zip(slots, amounts, strict=True):
+                account = known.get(slot.key)
+                if (
+                    account is None
+                    or account.slot is not slot
+                    or not account.plain
+                    or amount > account.limit - account.used - account.reserved
+                    or now >= account.until
+                ):
+                    return self._admit(_Request(key, slots, amounts, ttl_ms, critical, now))
+                accounts.append(account)
+            if not ttl_ms or key in self._leases:
+                return self._grant(_Request(key, slots, amounts, ttl_ms, critical, now), accounts)
+            balances: list[Balance] = []
+            for account, amount in zip(accounts, amounts, strict=True):
+                account.reserved = reserved = account.reserved + amount
+                account.updated = now
+                balances.append((account.used, reserved, account.limit))
+            self._leases[key] = Held(now + ttl_ms, slots, amounts, ())
+            self._reap_at = min(self._reap_at, now + ttl_ms)
+            return Admission(True, now, balances)
+
+    def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
+        """Give back the lease, book the actual amounts."""
+        with self._lock:
+            if key in self._settled:
+                return ()
+            self._settled.add(key)
+            self._settled_order.append(key)
+            if len(self._settled_order) > REMEMBERED_KEYS:
+                self._settled.discard(self._settled_order.popleft())
+            lease = self._leases.pop(key, None)
+            if lease is None:
+                # Expired: its reservation is back already. Unknown: there never was one here.
+                lapsed = self._lapsed.pop(key, None)
+                starts = lapsed.starts if lapsed else ()
+                return self._book(slots, amounts, [0] * len(slots), starts)
+            if lease.slots is slots:
+                return self._book(slots, amounts, lease.amounts, lease.starts)
+            all_slots, all_amounts, held = lease.align(slots, amounts)
+            return self._book(all_slots, all_amounts, held, lease.starts)[: len(slots)]
+
+    def _admit(self, request: _Request) -> Admission:
+        """The whole of `admit`: windows turn, slices leave, graces are given, refusals said."""
+        now = request.now
+        accounts: list[Account] = []
+        refused = -1
+        for slot, amount in zip(request.slots, request.amounts, strict=True):
+            if slot.end and not slot.start <= now < slot.end:
+                return Admission(False, now, (), -1, "moved")
+            account = self._accounts.open(slot, now)
+            account.age(now)
+            if (
+                slot.hard
+                and account.refuses(slot, amount, now, request.critical)
+                and (refused < 0 or (account.finished and not accounts[refused].finished))
+            ):
+                refused = len(accounts)
+            accounts.append(account)
+        if refused < 0:
+            return self._grant(request, accounts)
+        culprit = accounts[refused]
+        reason: Refusal = "finished" if culprit.finished else "limit"
+        return Admission(False, now, [a.balance(now) for a in accounts], refused, reason, culprit.retry_at(now))
+
+    def _grant(self, request: _Request, accounts: list[Account]) -> Admission:
+        now = request.now
+        balances: list[Balance] = []
+        held: list[int] = []
+        for account, slot, amount in zip(accounts, request.slots, request.amounts, strict=True):
+            if slot.wall:
+                held.append(0)
+                balances.append((now - account.born, 0, account.limit))
+                continue
+            if slot.hard and amount > account.limit - account.used - account.reserved:
+                account.grace_by, account.grace_at = request.critical, now
+            if request.ttl_ms:
+                account.reserved += amount
+                account.updated = now
             else:
-                self.slices.append([index, amount])
+                account.book(amount, now)
+            held.append(amount)
+            balances.append((account.used, account.reserved, account.limit))
+        if request.ttl_ms:
+            expires = now + request.ttl_ms
+            starts = [account.start for account in accounts]
+            lease = self._leases.get(request.key)
+            if lease is None:
+                self._leases[request.key] = Held(expires, request.slots, held, starts)
+            else:
+                lease.grow(expires, request.slots, held, starts)
+            self._reap_at = min(self._reap_at, expires)
+        return Admission(True, now, balances)
 
-    def correct_carried(self, start: int, difference: int) -> None:
-        """A lease of the window the debt came from used `difference` more (or less) than it had reserved."""
-        if start == self.carried_from and self.carried:
-            difference = max(difference, -self.carried)
-            self.carried += difference
-            self.used += difference
+    def _book(
+        self, slots: Sequence[Slot], amounts: Sequence[int], held: Sequence[int], starts: Sequence[int]
+    ) -> list[Booking]:
+        bookings: list[Booking] = []
+        known = self._accounts.known
+        for slot, amount, reserved in zip(slots, amounts, held, strict=True):
+            account = known.get(slot.key)
+            if account is None or account.slot is not slot or not account.plain:
+                bookings.append(self._book_one(slot, amount, reserved, starts))
+                continue
+            before = account.used
+            account.used = after = before + amount
+            account.reserved = left = account.reserved - reserved
+            bookings.append((before, after, left, account.limit))
+        return bookings
 
-    def clear(self, now: int) -> None:
-        """Start over within the window; leases stay reserved."""
-        self.used = self.extra = self.carried = 0
-        self.carried_from = -1
-        self.grace_by, self.grace_at, self.finished, self.born = "", 0, False, now
-        self.paused_until = self.review_until = 0
-        if self.slices is not None:
-            self.slices.clear()
+    def _book_one(self, slot: Slot, amount: int, reserved: int, starts: Sequence[int]) -> Booking:
+        """Book on an account still in a window of the lease; correct what another carried out of it."""
+        now = self._clock()
+        account = self._accounts.known.get(slot.key)
+        if account is None or account.start < slot.start:
+            if slot.end and slot.end <= now:
+                return (0, 0, 0, slot.limit)
+            account = self._accounts.open(slot, now)
+        # A window later than the lease began after its admission, so its start is never among `starts`.
+        if account.start == slot.start or account.start in starts:
+            account.age(now)
+            before = account.used
+            account.reserved -= reserved
+            account.book(amount, now)
+            return (before, account.used, account.reserved, account.limit)
+        account.correct(slot.start, amount - reserved)
+        return (account.used, account.used, account.reserved, account.limit)
 
-    def forgotten(self, now: int) -> bool:
-        """Whether nothing depends on this account any more (rule 9)."""
-        if self.reserved > 0:
-            return False
-        if self.end:
-            return now >= 2 * self.end - self.start and self.limit_set is None
-        return self.slot.keep_ms > 0 and now >= self.updated + self.slot.keep_ms
+    def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
+        """Extend living leases, revive lapsed ones."""
+        now = self._clock()
+        with self._lock:
+            for key in keys:
+                lease = self._leases.get(key)
+                if lease is None:
+                    lease = self._lapsed.pop(key, None)
+                    if lease is None:
+                        continue
+                    self._shift(lease, 1)
+                    self._leases[key] = lease
+                lease.expires = now + ttl_ms
+            self._reap(now)
+
+    def read(self, slots: Sequence[Slot]) -> Sequence[Balance]:
+        """The balances of `slots` now."""
+        now = self._clock()
+        with self._lock:
+            self._reap(now)
+            return [self._accounts.balance(slot, now) for slot in slots]
+
+    def rows(self, budget: str | None = None, scope: str | None = None, limit: int = 1000) -> list[Row]:
+        """Living accounts, sorted by budget, scope and unit."""
+        now = self._clock()
+        with self._lock:
+            self._reap(now)
+            found = self._accounts.running(now, budget, None, scope)
+            found.sort(key=lambda a: (a.slot.budget, a.slot.scope, a.slot.unit))
+            for account in found[:limit]:
+                account.age(now)
+            return [account.row(now) for account in found[:limit]]
+
+    def change(
+        self, budget: str, op: Change, *, unit: str | None = None, scope: str | None = None, amount: int = 0
+    ) -> int:
+        """Change running accounts."""
+        if unit is None and op in LIMIT_CHANGES:
+            raise ValueError(f"{op} needs a unit")
+        now = self._clock()
+        with self._lock:
+            return self._accounts.change(budget, op, unit, scope, amount=amount, now=now)
+
+    def before_fork(self) -> None:
+        """Rest while the process is copied."""
+        self._lock.acquire()
+
+    def after_fork(self, *, child: bool) -> None:
+        """In the child: the parent's leases are not ours to settle; our copy of them is given back."""
+        if not child:
+            self._lock.release()
+            return
+        self._lock = threading.Lock()
+        for lease in self._leases.values():
+            self._shift(lease, -1)
+        self._leases.clear()
+
+    # Everything below is called with the lock held.
+
+    def _reap(self, now: int) -> None:
+        """Give back what expired leases reserve. Runs only when the earliest known expiry has passed."""
+        if now < self._reap_at:
+            return
+        for key in [key for key, lease in self._leases.items() if lease.expires <= now]:
+            lease = self._lapsed[key] = self._leases.pop(key)
+            self._shift(lease, -1)
+        while len(self._lapsed) > REMEMBERED_KEYS:
+            del self._lapsed[next(iter(self._lapsed))]
+        self._reap_at = min((lease.expires for lease in self._leases.values()), default=NEVER)
+
+    def _shift(self, lease: Held, sign: int) -> None:
+        """Give back (-1) or take again (+1) what a lease reserves."""
+        for slot, amount in zip(lease.slots, lease.amounts, strict=True):
+            account = self._accounts.known.get(slot.key)
+            if account is None:
+                continue
+            if account.start == slot.start or account.start in lease.starts:
+                account.reserved += sign * amount
+            else:
+                account.correct(slot.start, sign * amount)

@@ -1,0 +1,1 @@
+"""What metering costs, as ratios in one run."""

@@ -1,0 +1,199 @@
+"""`make bench`: what metering costs per call and per chunk, against the floor, in one run.
+
+Machines are noisy, so variants take turns in short rounds, CPU time is counted instead of wall time, and medians of
+differences are printed as ratios. Absolute times are for orientation only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import wrapt
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+import otel_tokens
+from benchmarks.floor import Floor
+from benchmarks.transport import WORDS, client
+from otel_tokens.capture.patch import wrapt as _wrapt
+
+ROUNDS = 30
+CALLS = 60
+MESSAGES: Any = [{"role": "user", "content": "Tell me about the sea. " * 20}]
+assert _wrapt is wrapt
+
+
+class Discard(SpanProcessor):
+    """Takes spans and does nothing: exporting is not what is measured."""
+
+
+def providers() -> tuple[TracerProvider, MeterProvider]:
+    """Real SDK providers without export."""
+    tracers = TracerProvider()
+    tracers.add_span_processor(Discard())
+    return tracers, MeterProvider([InMemoryMetricReader()])
+
+
+@contextmanager
+def bare() -> Any:
+    """No instrumentation."""
+    yield
+
+
+@contextmanager
+def floor() -> Any:
+    """The hand-written floor."""
+    import anthropic._base_client as a
+    import openai._base_client as o
+
+    tracers, meters = providers()
+    made = Floor(tracers.get_tracer("floor"), meters.get_meter("floor"))
+    held = [(kind, vars(kind)["request"]) for m in (o, a) for kind in (m.SyncAPIClient, m.AsyncAPIClient)]
+    for kind, original in held:
+        wrapper = made.aaround if kind.__name__.startswith("Async") else made.around
+        kind.request = wrapt.FunctionWrapper(original, wrapper)
+    try:
+        yield
+    finally:
+        for kind, original in held:
+            kind.request = original
+        meters.shutdown()
+
+
+@contextmanager
+def metered(**settings: Any) -> Any:
+    """This library."""
+    tracers, meters = providers()
+    otel_tokens.instrument(tracers, meters, config=False, **settings)
+    try:
+        yield
+    finally:
+        otel_tokens.uninstrument()
+        meters.shutdown()
+
+
+def work(sdk: str, *, stream: bool, asynchronous: bool) -> Callable[[int], None]:
+    """A function that makes so many calls."""
+    made = client(sdk, stream=stream, asynchronous=asynchronous)
+
+    def ask() -> Any:
+        if sdk == "openai":
+            more: Any = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+            return made.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=500, **more)
+        return made.messages.create(model="claude-opus-4-1", messages=MESSAGES, max_tokens=500, stream=stream)
+
+    if not asynchronous:
+
+        def run(calls: int) -> None:
+            for _ in range(calls):
+                result = ask()
+                if stream:
+                    for _chunk in result:
+                        pass
+
+        return run
+
+    loop = asyncio.new_event_loop()
+
+    async def many(calls: int) -> None:
+        for _ in range(calls):
+            result = await ask()
+            if stream:
+                async for _chunk in result:
+                    pass
+
+    return lambda calls: loop.run_until_complete(many(calls))
+
+
+def measure(run: Callable[[int], None], variants: dict[str, Any], calls: int) -> dict[str, float]:
+    """CPU microseconds per call, per variant: medians over interleaved rounds of the difference to `bare`."""
+    samples: dict[str, list[float]] = {name: [] for name in variants}
+    for name, variant in variants.items():
+        with variant():
+            run(10)
+    for _ in range(ROUNDS):
+        took: dict[str, float] = {}
+        for name, variant in variants.items():
+            with variant():
+                run(3)
+                gc.collect()
+                gc.disable()
+                started = time.process_time_ns()
+                run(calls)
+                took[name] = (time.process_time_ns() - started) / calls / 1000
+                gc.enable()
+        for name, value in took.items():
+            samples[name].append(value - (took["bare"] if name != "bare" else 0))
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def table(folder: Path) -> dict[str, Any]:
+    """The variants that take turns."""
+    ledger = folder / "ledger.db"
+    return {
+        "bare": bare,
+        "floor": floor,
+        "metered": metered,
+        "with ledger": lambda: metered(ledger=ledger),
+        "guard+ledger": lambda: metered(
+            ledger=ledger, store="memory", budgets=[otel_tokens.Budget("bench", usd="1000000")]
+        ),
+    }
+
+
+def memory(calls: int = 20_000) -> float:
+    """Bytes that stay per call, over many."""
+    run = work("openai", stream=False, asynchronous=False)
+    with metered():
+        run(500)
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        run(calls)
+        gc.collect()
+        after = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+    return (after - before) / calls
+
+
+def main() -> int:
+    """Print the table."""
+    quick = "--quick" in sys.argv
+    global ROUNDS  # noqa: PLW0603
+    if quick:
+        ROUNDS = 6
+    with tempfile.TemporaryDirectory() as name:
+        variants = table(Path(name))
+        print("CPU per call beyond the bare SDK; ratio to the floor (targets: metered <= 0.8, guard+ledger <= 1.3)")
+        print(f"{'case':<26}{'bare us':>9}{'floor us':>10}", *(f"{v:>22}" for v in list(variants)[2:]), sep="")
+        for sdk in ("openai", "anthropic"):
+            for asynchronous in (False, True):
+                whole: dict[str, float] = {}
+                for stream in (False, True):
+                    run = work(sdk, stream=stream, asynchronous=asynchronous)
+                    took = measure(run, variants, CALLS if not stream else max(CALLS // 10, 3))
+                    label = f"{sdk} {'async' if asynchronous else 'sync'}{' stream' if stream else ''}"
+                    cells = "".join(f"{took[v]:>12.1f} ({took[v] / took['floor']:>4.2f} x)" for v in list(variants)[2:])
+                    print(f"{label:<26}{took['bare']:>9.0f}{took['floor']:>10.1f}{cells}", flush=True)
+                    if stream:
+                        per_chunk = (took["metered"] - whole["metered"]) / WORDS
+                        print(f"{'':<26}a chunk adds {per_chunk:.2f} us (target 0.3)")
+                    else:
+                        whole = took
+        print(f"memory kept per call: {memory(2000 if quick else 20_000):.1f} bytes (target 0)")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,50 @@
+"""What a fork does to the guard's objects: one registration with the interpreter for all of them."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Protocol
+
+
+class Forkable(Protocol):
+    """An object with state that a forked child must not inherit as it is."""
+
+    def before_fork(self) -> None:
+        """Bring the state to rest: take the lock."""
+        ...
+
+    def after_fork(self, *, child: bool) -> None:
+        """Let go of the lock in the parent; in the child make it anew and forget what belongs to the parent."""
+        ...
+
+
+_objects: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_resting: list[Forkable] = []
+
+
+def at_fork(target: Forkable) -> None:
+    """Have `target` told of every fork for as long as it lives."""
+    _objects.add(target)
+
+
+def _before() -> None:
+    _resting.extend(_objects)
+    for target in _resting:
+        target.before_fork()
+
+
+def _in_parent() -> None:
+    for target in _resting:
+        target.after_fork(child=False)
+    _resting.clear()
+
+
+def _in_child() -> None:
+    for target in _resting:
+        target.after_fork(child=True)
+    _resting.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

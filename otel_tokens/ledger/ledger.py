@@ -1,0 +1,314 @@
+"""The ledger's writer: a record is in the file before `write` returns, and no trouble of the file reaches the caller.
+
+In the write-ahead log a row survives the death of the process. One connection per process, guarded by a lock,
+closed around a fork: SQLite's own bookkeeping of file locks would be wrong in a child that inherited it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import socket
+import sqlite3
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from otel_tokens.errors import LedgerError
+from otel_tokens.ledger.retention import Pruner, Retention
+from otel_tokens.ledger.rows import INSERT, encode, repaired
+from otel_tokens.ledger.schema import code_of, explain, is_busy, open_writer, resolve
+from otel_tokens.safely import report_fault, safely
+from otel_tokens.values import Record
+
+logger = logging.getLogger("otel_tokens")
+
+_BACKLOG = 10_000  # rows kept in memory while another process holds the file
+_BUSY_AGAIN = 0.1  # seconds; who has waited the full time once does not make every call wait as long
+_RETRY = 60.0  # seconds until a ledger that failed is tried again
+_LOOK = 1.0  # seconds between two looks whether the file is still there
+_PRUNE_EVERY = 1000  # writes
+# Troubles that trying again does not mend; a full disk, a wrong mode or too many open files may be mended outside.
+_FINAL = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class Ledger:
+    """Writes records to the SQLite file at `path`; for threads, processes and forks. Never raises into a call.
+
+    `max_age_days` and `max_bytes` bound what is kept (oldest go first). `busy_timeout` is in seconds: how long a
+    write waits for other processes before its row goes to memory, to be written with the next. When the file cannot be
+    used the ledger is `disabled` (the reason, else None): logged once and told to `on_error`. `errors` counts the
+    records that were lost.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_age_days: float | None = None,
+        max_bytes: int | None = None,
+        on_error: Callable[[str], None] | None = None,
+        busy_timeout: float = 5.0,
+    ) -> None:
+        self.path = resolve(path)
+        self.errors = 0
+        self.disabled: str | None = None
+        self._retention = Retention(None if max_age_days is None else max_age_days * 86400, max_bytes)
+        self._on_error = on_error
+        self._busy_timeout = busy_timeout
+        # Reentrant: a signal handler that flushes may interrupt a write in the same thread.
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._place = (os.getpid(), socket.gethostname())
+        self._backlog: deque[tuple[Any, ...]] = deque()
+        self._impatient = False
+        self._retry_at: float | None = None
+        self._look_at = 0.0
+        self._writes = 0
+        self._pruner: threading.Thread | None = None
+        self._stop = False
+        _ledgers.add(self)
+        self._guarded(self._open)
+        self._prune()
+
+    # ---- for the engine -------------------------------------------------------------------------------------
+    def write(self, record: Record) -> None:
+        """Put a record into the file. Writing the same call twice is harmless."""
+        try:
+            row = encode(record, self._place)
+        except Exception as error:  # a fault of ours; the record is lost, the call is not
+            self.errors += 1
+            report_fault("ledger.write", error)
+            return
+        trouble: str | None = None
+        with self._lock:
+            if self.disabled is not None and not self._may_retry():
+                self.errors += 1
+                return
+            try:
+                if self._backlog:
+                    self._postpone(row)
+                    self._catch_up()
+                else:
+                    self._insert(row)
+                if self._impatient:
+                    self._be_patient(True)
+                if self.disabled is not None:
+                    self._recovered()
+            except (sqlite3.Error, OSError, LedgerError) as error:
+                trouble = self._failed(error, row)
+        if trouble is not None:
+            self._tell(trouble)
+        if self._retention and self._writes % _PRUNE_EVERY == 0:
+            self._prune()
+
+    def flush(self) -> None:
+        """Write what waits in memory, if the file can be had now."""
+        with self._lock:
+            has_some = bool(self._backlog) and self.disabled is None
+        if has_some:
+            self._guarded(self._catch_up)
+
+    def close(self) -> None:
+        """Flush and close the file. A later `write` opens it again."""
+        self._stop = True
+        self.flush()
+        pruner = self._pruner
+        if pruner is not None and pruner is not threading.current_thread():
+            pruner.join(timeout=2.0)
+        with self._lock:
+            self._disconnect()
+
+    @property
+    def pending(self) -> int:
+        """How many records wait in memory for another process to let go of the file."""
+        return len(self._backlog)
+
+    # ---- the file -------------------------------------------------------------------------------------------
+    def _open(self) -> sqlite3.Connection:
+        self._stop = False
+        if self._connection is None:
+            connection = open_writer(self.path, self._patience())
+            status = os.stat(self.path)  # noqa: PTH116
+            self._connection, self._file = connection, (status.st_dev, status.st_ino)
+            self._place = (os.getpid(), self._place[1])
+            self._look_at = time.monotonic() + _LOOK
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _insert(self, row: tuple[Any, ...]) -> None:
+        if os.getpid() != self._place[0]:
+            self._disconnect()  # forked by code that does not run Python's handlers
+        connection = self._connection or self._open()
+        if time.monotonic() >= self._look_at:
+            self._look()
+        try:
+            connection.execute(INSERT, row)
+        except (OverflowError, UnicodeError, sqlite3.InterfaceError, sqlite3.ProgrammingError):
+            # A value that SQLite cannot hold, or a handler in this very thread closed the file in the meantime.
+            (self._connection or self._open()).execute(INSERT, repaired(row))
+        self._writes += 1
+
+    def _look(self) -> None:
+        """Notice a file that was removed or replaced: SQLite would go on writing to the one nobody can see."""
+        self._look_at = time.monotonic() + _LOOK
+        try:
+            status = os.stat(self.path)  # noqa: PTH116
+        except FileNotFoundError:
+            raise LedgerError("the file was removed while in use", path=self.path) from None
+        if (status.st_dev, status.st_ino) != self._file:
+            raise LedgerError("the file was replaced while in use", path=self.path)
+
+    # ---- trouble --------------------------------------------------------------------------------------------
+    def _guarded(self, step: Callable[[], object]) -> None:
+        trouble: str | None = None
+        with self._lock:
+            try:
+                step()
+            except (sqlite3.Error, OSError, LedgerError) as error:
+                trouble = self._failed(error, None)
+        if trouble is not None:
+            self._tell(trouble)
+
+    def _failed(self, error: Exception, row: tuple[Any, ...] | None) -> str | None:
+        """Take in a failure and the row it hit; the message to tell if it is news."""
+        if isinstance(error, sqlite3.Error) and is_busy(error):
+            self._be_patient(False)
+            if row is not None and row not in self._backlog:
+                self._postpone(row)
+            return None
+        passing = not isinstance(error, LedgerError) and not (
+            isinstance(error, sqlite3.Error) and code_of(error) in _FINAL
+        )
+        self._retry_at = time.monotonic() + _RETRY if passing else None
+        self.errors += (row is not None and row not in self._backlog) + len(self._backlog)
+        self._backlog.clear()
+        self._disconnect()
+        news = self.disabled is None
+        self.disabled = explain(error)
+        if not news:
+            return None
+        until = f"tried again every {_RETRY:.0f} s" if passing else "until restart"
+        return f"ledger {self.path} is disabled ({until}): {self.disabled}. Calls go on and are not recorded"
+
+    def _postpone(self, row: tuple[Any, ...]) -> None:
+        if len(self._backlog) >= _BACKLOG:
+            self._backlog.popleft()
+            self.errors += 1
+        self._backlog.append(row)
+
+    def _catch_up(self) -> None:
+        while self._backlog:
+            self._insert(self._backlog[0])
+            self._backlog.popleft()
+
+    def _patience(self) -> float:
+        return min(_BUSY_AGAIN, self._busy_timeout) if self._impatient else self._busy_timeout
+
+    def _be_patient(self, patient: bool) -> None:
+        if self._impatient != patient:
+            return
+        self._impatient = not patient
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute(f"PRAGMA busy_timeout={int(self._patience() * 1000)}")
+
+    def _may_retry(self) -> bool:
+        if self._retry_at is None or time.monotonic() < self._retry_at:
+            return False
+        self._retry_at = time.monotonic() + _RETRY
+        return True
+
+    def _recovered(self) -> None:
+        self.disabled = self._retry_at = None
+        logger.warning("ledger %s keeps records again; %d were lost", self.path, self.errors)
+
+    def _tell(self, message: str) -> None:
+        logger.error("%s", message)
+        if self._on_error is not None:
+            safely("ledger.on_error", self._on_error, message)
+
+    # ---- retention ------------------------------------------------------------------------------------------
+    def _prune(self) -> None:
+        """Start pruning beside the callers, unless it is under way."""
+        if not self._retention or self.disabled is not None or (self._pruner is not None and self._pruner.is_alive()):
+            return
+        with contextlib.suppress(RuntimeError):  # no new threads while the interpreter shuts down
+            thread = threading.Thread(target=self._run_pruner, name="otel-tokens-ledger", daemon=True)
+            thread.start()
+            self._pruner = thread
+
+    def _run_pruner(self) -> None:
+        pruner = Pruner(self._retention)
+        more = True
+        while more and not self._stop:
+            with self._lock:
+                connection = self._connection
+                try:
+                    more = connection is not None and pruner.step(connection)
+                except sqlite3.Error:
+                    return  # busy: the next run goes on; anything worse will meet the next write
+            time.sleep(0)  # a lock that is taken again at once starves the callers
+
+    # ---- fork -----------------------------------------------------------------------------------------------
+    def before_fork(self) -> None:
+        """Close the file and let nobody in until the fork is done."""
+        self._lock.acquire()
+        self._disconnect()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on; the next write opens the file again."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Start anew; what waits in memory is the parent's to write."""
+        self._lock = threading.RLock()
+        self._pruner = None
+        self._backlog.clear()
+
+
+_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+_held: list[Ledger] = []
+_forking = threading.RLock()  # one fork at a time, or two would mix up what each of them holds
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    _held[:] = list(_ledgers)
+    for ledger in _held:
+        ledger.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for ledger in _held:
+        ledger.after_fork_in_parent()
+    _held.clear()
+    _forking.release()
+
+
+def _after_fork_in_child() -> None:
+    global _forking
+    _forking = threading.RLock()
+    for ledger in list(_ledgers):
+        ledger.after_fork_in_child()
+    _held.clear()
+
+
+def _close_all() -> None:
+    for ledger in list(_ledgers):
+        ledger.close()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+atexit.register(_close_all)

@@ -1,0 +1,260 @@
+"""Record ↔ row: the columns of `calls`, how a record is written and read back. Money is text, never a float.
+
+Everything of a record is kept but the request's attributes: they are telemetry, not accounting, and
+parameters such as stop sequences are text of the application.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from decimal import Context, Decimal
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
+
+from otel_tokens.values import COST_PARTS, EMPTY, TOKEN_FIELDS, Call, Component, Cost, Record, Usage
+
+EXACT = Context(prec=400)
+"""Adds any amounts the ledger holds without rounding: see `_MAX_EXPONENT`."""
+
+# No amount of money is outside 1e±100; what is (a provider may report anything) is refused, so that sums stay exact.
+_MAX_EXPONENT = 100
+_MAX_DIGITS = 150
+_MAX_INT = 2**63 - 1
+
+NAMED_TAGS = ("session", "task", "tenant", "user", "agent", "feature")
+"""The tags with a column of their own; all others are in `tags`, as JSON."""
+
+# Column → where its value is on a record. These go in as they are.
+_PLAIN: dict[str, str] = {
+    "id": "call.id",
+    "started": "call.started",
+    "duration": "duration",
+    "first_chunk": "first_chunk",
+    "outcome": "outcome",
+    "error_type": "error_type",
+    "provider": "call.provider",
+    "endpoint": "call.endpoint",
+    "operation": "call.operation",
+    "model": "call.model",
+    "response_model": "response_model",
+    "service_tier": "service_tier",
+    "speed": "speed",
+    "geo": "geo",
+    "server_address": "call.server_address",
+    "server_port": "call.server_port",
+    "sdk": "call.sdk",
+    "stream": "call.stream",
+    "request_tier": "call.service_tier",
+    "max_output": "call.max_output",
+    "choices": "call.choices",
+    "response_id": "response_id",
+    "missing_reason": "missing_reason",
+    "chunks": "chunks",
+    "attempts": "attempts",
+    "trace_id": "trace_id",
+    "span_id": "span_id",
+    "decision": "decision",
+    "origin": "usage.origin",
+    "total": "usage.total",
+    **{name: f"usage.{name}" for name in TOKEN_FIELDS},
+    "currency": "cost.currency",
+    "cost_status": "cost.status",
+    "cost_source": "cost.source",
+    "price_version": "cost.version",
+    "price_rule": "cost.rule",
+}
+_MONEY: dict[str, str] = {
+    "cost_total": "cost.total",
+    **{f"cost_{part}": f"cost.{part}" for part in COST_PARTS},
+    "cost_local": "cost.local_total",
+    "cost_provider": "cost.provider_total",
+    "reported_cost": "usage.reported_cost",
+}
+_PACKED = ("reported", "flags", "finish_reasons", "components", "component_input", "component_output")
+_PLACE = ("pid", "host")
+
+COLUMNS: tuple[str, ...] = (*_PLAIN, *_MONEY, *_PACKED, *NAMED_TAGS, "tags", *_PLACE)
+SELECT = f"SELECT {', '.join(COLUMNS)} FROM calls"  # noqa: S608  # made of the names above
+# Not INSERT OR IGNORE, which would also drop rows for reasons other than being there already.
+INSERT = (
+    f"INSERT INTO calls({', '.join(COLUMNS)}) VALUES({', '.join('?' * len(COLUMNS))}) "
+    "ON CONFLICT(id) DO NOTHING"
+)
+
+_plain_of = attrgetter(*_PLAIN.values())
+_money_of = attrgetter(*_MONEY.values())
+_AT = {name: index for index, name in enumerate(COLUMNS)}
+
+
+def encode(record: Record, place: tuple[int, str]) -> tuple[Any, ...]:
+    """The row of a record, in the order of COLUMNS; `place` is the process's (pid, host)."""
+    usage = record.usage
+    return (
+        *_plain_of(record),
+        *[None if amount is None else _text(amount) for amount in _money_of(record)],
+        _names(usage.reported) if usage.reported else None,
+        _names(usage.flags) if usage.flags else None,
+        _names(record.finish_reasons) if record.finish_reasons else None,
+        *(_components(usage.components) if usage.components else (None, 0, 0)),
+        *(_tags(record.call.tags) if record.call.tags else _NO_TAGS),
+        *place,
+    )
+
+
+def repaired(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The row with what SQLite cannot hold replaced: too large integers, broken text, foreign types."""
+    return tuple(_repair(value) for value in row)
+
+
+def decode(row: tuple[Any, ...]) -> Record:
+    """The record of a row made by `encode`. Raises ValueError or TypeError when somebody else changed it."""
+    get = dict(zip(COLUMNS, row, strict=True))
+    call = Call(
+        id=get["id"],
+        provider=get["provider"],
+        endpoint=get["endpoint"],
+        operation=get["operation"],
+        model=get["model"],
+        started=get["started"] or 0.0,
+        sdk=get["sdk"],
+        stream=bool(get["stream"]),
+        server_address=get["server_address"],
+        server_port=get["server_port"],
+        max_output=get["max_output"],
+        choices=get["choices"],
+        service_tier=get["request_tier"],
+        tags=tags_of(row),
+    )
+    usage = Usage(
+        **{name: get[name] for name in TOKEN_FIELDS},
+        total=get["total"],
+        reported_cost=_amount(get["reported_cost"]),
+        origin=get["origin"],
+        reported=frozenset(_list(get["reported"])),
+        flags=tuple(_list(get["flags"])),
+        components=tuple(_component(part) for part in _list(get["components"])),
+    )
+    cost = Cost(
+        total=_amount(get["cost_total"]),
+        **{part: _amount(get[f"cost_{part}"]) for part in COST_PARTS},
+        currency=get["currency"],
+        status=get["cost_status"],
+        source=get["cost_source"],
+        version=get["price_version"],
+        rule=get["price_rule"],
+        local_total=_amount(get["cost_local"]),
+        provider_total=_amount(get["cost_provider"]),
+    )
+    return Record(
+        call=call,
+        usage=usage,
+        cost=cost,
+        finish_reasons=tuple(_list(get["finish_reasons"])),
+        **{name: get[name] for name in _OF_RECORD},
+    )
+
+
+_OF_RECORD = tuple(
+    column for column, path in _PLAIN.items() if "." not in path
+)  # plain fields of Record itself, named alike
+
+
+def tags_of(row: tuple[Any, ...]) -> Mapping[str, str]:
+    """The tags of a row."""
+    tags = {name: row[_AT[name]] for name in NAMED_TAGS if row[_AT[name]] is not None}
+    own = row[_AT["tags"]]
+    if own is not None:
+        tags.update(json.loads(own))
+    return tags or EMPTY
+
+
+def _text(amount: Decimal) -> str | None:
+    text = str(amount)
+    if -_MAX_EXPONENT <= amount.adjusted() <= _MAX_EXPONENT and len(text) <= _MAX_DIGITS and amount.is_finite():
+        return text
+    return "0" if amount == 0 else None
+
+
+def _amount(text: str | None) -> Decimal | None:
+    return None if text is None else money(text)
+
+
+def money(text: str) -> Decimal:
+    """The amount that a money column holds. Raises ValueError when it holds something else."""
+    try:
+        amount = Decimal(text)
+        fits = amount.is_finite() and abs(amount.adjusted()) <= _MAX_EXPONENT and len(text) <= _MAX_DIGITS
+    except (ArithmeticError, TypeError) as error:
+        raise ValueError(f"not an amount: {text!r:.40}") from error
+    if not fits:
+        raise ValueError(f"not an amount: {text!r:.40}")
+    return amount
+
+
+@lru_cache(maxsize=512)  # the same few names come with every call
+def _dump_names(names: tuple[str, ...]) -> str:
+    return json.dumps(names)
+
+
+def _names(names: Iterable[str]) -> str:
+    return _dump_names(tuple(sorted(names)) if isinstance(names, frozenset) else tuple(names))
+
+
+def _list(text: str | None) -> list[Any]:
+    return [] if text is None else json.loads(text)
+
+
+_NO_TAGS: tuple[None, ...] = (None,) * (len(NAMED_TAGS) + 1)
+
+
+def _tags(tags: Mapping[str, str]) -> tuple[str | None, ...]:
+    named = tuple([tags.get(name) for name in NAMED_TAGS])
+    if len(tags) == len(NAMED_TAGS) - named.count(None):
+        return (*named, None)
+    own = {str(key): str(value) for key, value in tags.items() if key not in NAMED_TAGS}
+    return (*named, json.dumps(own, sort_keys=True))
+
+
+def _components(parts: tuple[Component, ...]) -> tuple[str, int, int]:
+    """JSON of the parts, and their input and output tokens (which the call's own totals do not contain)."""
+    return (
+        json.dumps([{"kind": part.kind, "model": part.model, "usage": _pack(part.usage)} for part in parts]),
+        sum(part.usage.input for part in parts),
+        sum(part.usage.output for part in parts),
+    )
+
+
+def _pack(usage: Usage) -> dict[str, Any]:
+    packed: dict[str, Any] = {name: count for name in TOKEN_FIELDS if (count := getattr(usage, name))}
+    packed["origin"] = usage.origin
+    if usage.total is not None:
+        packed["total"] = usage.total
+    if usage.reported_cost is not None:
+        packed["reported_cost"] = _text(usage.reported_cost)
+    if usage.reported:
+        packed["reported"] = sorted(usage.reported)
+    if usage.flags:
+        packed["flags"] = usage.flags
+    if usage.components:
+        packed["components"] = json.loads(_components(usage.components)[0])
+    return packed
+
+
+def _component(part: dict[str, Any]) -> Component:
+    packed: dict[str, Any] = dict(part["usage"])
+    if packed.get("reported_cost") is not None:
+        packed["reported_cost"] = money(packed["reported_cost"])
+    packed["reported"] = frozenset(packed.get("reported", ()))
+    packed["flags"] = tuple(packed.get("flags", ()))
+    packed["components"] = tuple(_component(inner) for inner in packed.get("components", ()))
+    return Component(part["kind"], part["model"], Usage(**packed))
+
+
+def _repair(value: Any) -> Any:
+    if value is None or isinstance(value, float):
+        return value
+    if isinstance(value, int):
+        return max(-_MAX_INT, min(_MAX_INT, value))
+    return str(value).encode("utf-8", "replace").decode("utf-8")

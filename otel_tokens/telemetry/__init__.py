@@ -1,0 +1,1 @@
+"""From records to signals: spans, metrics, and the exporters that carry them out."""

@@ -1,0 +1,122 @@
+"""After a fork: the child starts from zero and can export, whatever the parent was doing at that moment.
+
+The SDK gives a forked child a new `service.instance.id` and a new export thread, but leaves it three things that
+make sums wrong or exports hang: what the parent's histograms had counted, locks that a thread of the parent held
+(and nobody will release), and open connections shared with the parent. There is no public way to any of them, so
+private names are used here, each only if it is there; a fault costs the child its repair and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_LOCKS = ("_lock", "_export_lock", "_instrument_registration_lock")
+INSTANCE = "service.instance.id"
+
+
+def _fresh_locks(thing: Any) -> None:
+    """Replace the locks of `thing` by unlocked ones of the same kind."""
+    for name in _LOCKS:
+        lock = getattr(thing, name, None)
+        if lock is not None and hasattr(lock, "acquire"):
+            with contextlib.suppress(AttributeError, TypeError):
+                setattr(thing, name, threading.RLock() if "RLock" in type(lock).__name__ else threading.Lock())
+
+
+def repair_metrics(instruments: Iterable[Any]) -> None:
+    """Forget what the parent recorded in our `instruments`, and make their readers usable again."""
+    real = [getattr(item, "_real_instrument", None) or item for item in instruments]
+    consumers = {id(c): c for item in real if (c := getattr(item, "_measurement_consumer", None)) is not None}
+    for consumer in consumers.values():
+        _fresh_locks(consumer)
+        for reader, storage in _entries(consumer, "_reader_storages").items():
+            _fresh_locks(reader)
+            _fresh_locks(storage)
+            _forget(storage, real)
+            repair_exporter(getattr(reader, "_exporter", None))
+
+
+def _entries(thing: Any, name: str) -> dict[Any, Any]:
+    """A copy of the dictionary `thing.name`, empty if there is none."""
+    found: Any = getattr(thing, name, None)
+    return dict(found) if isinstance(found, Mapping) else {}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def _forget(storage: Any, instruments: list[Any]) -> None:
+    matches = _entries(storage, "_instrument_view_instrument_matches")
+    for instrument in instruments:
+        if matches.pop(instrument, None) is not None:
+            del storage._instrument_view_instrument_matches[instrument]
+    for found in matches.values():
+        for match in found:
+            _fresh_locks(match)
+            for aggregation in _entries(match, "_attributes_aggregation").values():
+                _fresh_locks(aggregation)
+
+
+def repair_tracer(tracer: Any) -> None:
+    """Give the exporters of a tracer's span processors connections of their own."""
+    processor = getattr(getattr(tracer, "_tracer", None) or tracer, "span_processor", None)
+    for item in getattr(processor, "_span_processors", ()):
+        repair_exporter(getattr(item, "span_exporter", None))
+
+
+def repair_exporter(exporter: Any) -> None:
+    """Drop the connections that `exporter` shares with the parent; the next export opens new ones."""
+    if exporter is None:
+        return
+    connect = getattr(exporter, "_initialize_channel_and_stub", None)
+    if connect is not None:  # gRPC
+        connect()
+        return
+    for thing in _parts(exporter, depth=3):
+        if type(thing).__module__.startswith(("requests.", "urllib3.")):
+            for name in ("close", "clear"):
+                # Closes this process's copies of the sockets only, and leaves the session usable.
+                drop = getattr(thing, name, None)
+                if drop is not None:
+                    drop()
+                    break
+
+
+def _parts(thing: Any, depth: int) -> Iterable[Any]:
+    for value in list(getattr(thing, "__dict__", {}).values()):
+        if type(value).__module__.startswith(("requests.", "urllib3.")):
+            yield value
+        elif depth > 1 and type(value).__module__.startswith("opentelemetry."):
+            yield from _parts(value, depth - 1)
+
+
+def instance_id(provider: Any) -> str | None:
+    """The `service.instance.id` of a tracer or meter provider's resource."""
+    resource = _resource_holder(provider)
+    value = None if resource is None else resource[1].attributes.get(INSTANCE)
+    return value if isinstance(value, str) else None
+
+
+def renew_instance(provider: Any, parents: str | None) -> None:
+    """Give a child's provider an instance id of its own, unless the SDK has done so."""
+    holder = _resource_holder(provider)
+    if holder is None or parents is None or instance_id(provider) != parents:
+        return
+    update = getattr(provider, "_update_resource", None)
+    from opentelemetry.sdk.resources import Resource  # the SDK is only there if a provider of it is
+
+    new = Resource({INSTANCE: str(uuid.uuid4())})
+    if update is not None:
+        update(new)
+    else:
+        where, resource = holder
+        setattr(where, "resource" if hasattr(where, "resource") else "_resource", resource.merge(new))
+
+
+def _resource_holder(provider: Any) -> tuple[Any, Any] | None:
+    for where, name in ((getattr(provider, "_sdk_config", None), "resource"), (provider, "_resource")):
+        resource = getattr(where, name, None)
+        if resource is not None:
+            return where, resource
+    return None

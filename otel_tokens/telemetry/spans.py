@@ -1,0 +1,235 @@
+"""Records as spans: what is known before the call at the start, everything else in one go at the end.
+
+No message content and no exception message is written, only the class of an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import Token
+from typing import Any
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+
+from otel_tokens import conventions as names
+from otel_tokens.errors import BudgetExceededError
+from otel_tokens.values import COST_PARTS, Call, Record, Usage
+
+Attributes = dict[str, Any]
+
+OPENAI_TIERS = frozenset({"openai", "azure.ai.openai"})
+_ZERO_MATTERS = (
+    ("cache_read", names.USAGE_CACHE_READ),
+    ("cache_write", names.USAGE_CACHE_WRITE),
+    ("reasoning", names.USAGE_REASONING),
+)
+_IN_PARTIAL = frozenset({"reasoning"} | {name for name in names.USAGE_MODALITY if name.startswith("output_")})
+"""Parts of an output that the provider never finished counting."""
+_COST_NAMES = tuple((part, names.COST_PART_PREFIX + part) for part in COST_PARTS)
+
+
+def usage_attributes(record: Record, *, semconv: str = "latest") -> Attributes:
+    """The usage part of a span: `gen_ai.usage.*` as the provider reported it, and ours beside it.
+
+    What the provider did not say is absent, not 0. Estimates have names of their own and never stand in
+    `gen_ai.usage.*`, which backends add up.
+    """
+    usage = record.usage
+    origin = usage.origin
+    found: Attributes = {names.USAGE_ORIGIN: origin}
+    if origin == "missing":
+        if record.missing_reason:
+            found[names.USAGE_MISSING_REASON] = record.missing_reason
+        return found
+    if origin == "estimated":
+        found[names.USAGE_ESTIMATED_INPUT] = usage.input
+        found[names.USAGE_ESTIMATED_OUTPUT] = usage.output
+    else:
+        _reported(usage, found)
+        if origin == "partial":
+            found[names.USAGE_ESTIMATED_OUTPUT] = usage.output
+        if semconv != "latest" and names.USAGE_CACHE_WRITE in found:
+            found[names.USAGE_CACHE_CREATION_141] = found[names.USAGE_CACHE_WRITE]
+    if record.missing_reason:
+        found[names.USAGE_MISSING_REASON] = record.missing_reason
+    if usage.flags:
+        found[names.USAGE_FLAGS] = usage.flags
+    return found
+
+
+def _reported(usage: Usage, found: Attributes) -> None:
+    said = usage.reported
+    partial = usage.origin == "partial"
+    if "input" in said or usage.input:
+        found[names.USAGE_INPUT] = usage.input
+    if not partial and ("output" in said or usage.output):
+        found[names.USAGE_OUTPUT] = usage.output
+    for field, name in _ZERO_MATTERS:
+        value: int = getattr(usage, field)
+        if (value or field in said) and not (partial and field in _IN_PARTIAL):
+            found[name] = value
+    if usage.cache_write:
+        for field, name in names.USAGE_TTL.items():
+            value = getattr(usage, field)
+            if value or field in said:
+                found[name] = value
+    for field in said & names.USAGE_MODALITY.keys():
+        if not (partial and field in _IN_PARTIAL):
+            found[names.USAGE_MODALITY[field]] = getattr(usage, field)
+    if usage.web_searches:
+        found[names.USAGE_WEB_SEARCHES] = usage.web_searches
+    if usage.web_fetches:
+        found[names.USAGE_WEB_FETCHES] = usage.web_fetches
+    if usage.components:
+        found[names.USAGE_COMPONENTS_INPUT] = sum(part.usage.input for part in usage.components)
+        found[names.USAGE_COMPONENTS_OUTPUT] = sum(part.usage.output for part in usage.components)
+
+
+def cost_attributes(record: Record, aliases: tuple[str, ...] = ()) -> Attributes:
+    """The money part of a span. Without a known price only the status: an unknown cost is not 0."""
+    cost = record.cost
+    found: Attributes = {names.PRICING_STATUS: cost.status}
+    if cost.version:
+        found[names.PRICING_VERSION] = cost.version
+    if cost.total is None:
+        return found
+    total = float(cost.total)
+    found[names.COST_TOTAL] = total
+    found[names.COST_CURRENCY] = cost.currency
+    found[names.COST_SOURCE] = cost.source
+    if cost.rule:
+        found[names.PRICING_RULE] = cost.rule
+    for part, name in _COST_NAMES:
+        value = getattr(cost, part)
+        if value is not None:
+            found[name] = float(value)
+    if cost.local_total is not None and cost.source == "provider":
+        found[names.COST_LOCAL] = float(cost.local_total)
+    for alias in aliases:
+        found[alias] = total
+        if alias == names.COST_ALIASES["gen_ai.usage.cost.amount"]:
+            found[names.COST_ALIAS_CURRENCY] = cost.currency
+            found[names.COST_ALIAS_SOURCE] = cost.source
+    return found
+
+
+class Spans:
+    """Spans of calls. `cost_aliases` are further attribute names for the cost (`conventions.COST_ALIASES`)."""
+
+    def __init__(self, tracer: Tracer, *, semconv: str = "latest", cost_aliases: tuple[str, ...] = ()) -> None:
+        self._tracer = tracer
+        self._semconv = semconv
+        self._aliases = tuple(cost_aliases)
+
+    def start(self, call: Call, context: Context | None = None) -> Span:
+        """A started CLIENT span `{operation} {model}`; what samplers may want is on it from the start."""
+        attributes: Attributes = {names.OPERATION: call.operation, names.PROVIDER: call.provider}
+        name = call.operation
+        if call.model:
+            attributes[names.REQUEST_MODEL] = call.model
+            name = f"{name} {call.model}"
+        if call.server_address:
+            attributes[names.SERVER_ADDRESS] = call.server_address
+            if call.server_port:
+                attributes[names.SERVER_PORT] = call.server_port
+        if call.stream:
+            attributes[names.REQUEST_STREAM] = True
+        if call.attributes:
+            attributes.update(call.attributes)
+        for tag, value in call.tags.items():
+            attributes[names.tag_attribute(tag)] = value
+        # Errors are written by finish(), without the exception's message.
+        return self._tracer.start_span(
+            name, context, SpanKind.CLIENT, attributes, record_exception=False, set_status_on_exception=False
+        )
+
+    def finish(self, span: Span, record: Record, *, end: bool = True, error: BaseException | None = None) -> None:
+        """Write what `record` says on `span`; end it unless told not to. A span that nobody records costs nothing."""
+        if span.is_recording():
+            found = self._facts(record)
+            failed = record.error_type
+            if failed is None and error is not None:
+                failed = type(error).__qualname__
+            if failed is not None:
+                found[names.ERROR_TYPE] = failed
+            span.set_attributes(found)
+            if failed is not None:
+                # The class only: an exception's message may quote the conversation.
+                span.set_status(Status(StatusCode.ERROR, failed))
+        if end:
+            span.end()
+
+    def annotate(self, span: Span, record: Record) -> None:
+        """Add ours to another instrumentation's open span, and the `gen_ai.usage.*` that it lacks."""
+        if not span.is_recording():
+            return
+        there: Mapping[str, Any] = getattr(span, "attributes", None) or {}
+        found = {name: value for name, value in self._facts(record).items() if name not in there}
+        for tag, value in record.tags.items():
+            found[names.tag_attribute(tag)] = value
+        span.set_attributes(found)
+
+    def _facts(self, record: Record) -> Attributes:
+        found = usage_attributes(record, semconv=self._semconv)
+        found.update(cost_attributes(record, self._aliases))
+        found[names.OUTCOME] = record.outcome
+        found[names.CALL_ID] = record.call.id
+        if record.response_model:
+            found[names.RESPONSE_MODEL] = record.response_model
+        if record.response_id:
+            found[names.RESPONSE_ID] = record.response_id
+        if record.finish_reasons:
+            found[names.RESPONSE_FINISH_REASONS] = record.finish_reasons
+        if record.service_tier:
+            openai = record.call.provider in OPENAI_TIERS or record.call.sdk == "openai"
+            found[names.SERVICE_TIER if openai else names.RESPONSE_TIER] = record.service_tier
+        if record.speed:
+            found[names.RESPONSE_SPEED] = record.speed
+        if record.geo:
+            found[names.RESPONSE_GEO] = record.geo
+        if record.first_chunk is not None:
+            found[names.RESPONSE_FIRST_CHUNK] = record.first_chunk
+            found[names.RESPONSE_CHUNKS] = record.chunks
+        if record.attempts > 1:
+            found[names.RESEND_COUNT] = record.attempts - 1
+            found[names.ATTEMPTS] = record.attempts
+        if record.decision:
+            found[names.BUDGET_DECISION] = record.decision
+        return found
+
+    def attach(self, span: Span) -> Token[Context]:
+        """Make `span` current; `detach` the token in the same context."""
+        return context_api.attach(trace.set_span_in_context(span))
+
+    def detach(self, token: Token[Context]) -> None:
+        """Undo `attach`."""
+        context_api.detach(token)
+
+    def ids(self, span: Span) -> tuple[str | None, str | None]:
+        """Trace id and span id in hex, (None, None) without a valid span."""
+        found = span.get_span_context()
+        if not found.is_valid:
+            return None, None
+        return f"{found.trace_id:032x}", f"{found.span_id:016x}"
+
+    def refused(self, error: BudgetExceededError, call: Call) -> None:
+        """Note on the current span that a call was refused. It has no span of its own: nothing was sent."""
+        attributes: Attributes = {
+            names.BUDGET_NAME: error.budget,
+            names.BUDGET_SCOPE: error.scope,
+            names.BUDGET_DECISION: "deny",
+            names.PROVIDER: call.provider,
+            names.REQUEST_MODEL: call.model,
+        }
+        if error.limit and error.used is not None:
+            attributes[names.BUDGET_RATIO] = float(error.used / error.limit)
+        self.event(names.BUDGET_EXCEEDED_EVENT, attributes)
+
+    def event(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """Add an event to the current span, if somebody records it."""
+        span = trace.get_current_span()
+        if span.is_recording():
+            span.add_event(name, attributes)
