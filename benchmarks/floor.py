@@ -16,7 +16,9 @@ class Floor:
 
     def __init__(self, tracer: Any, meter: Any) -> None:
         self.tracer = tracer
-        self.duration = meter.create_histogram("floor.duration", "s", explicit_bucket_boundaries_advisory=c.SECONDS_BUCKETS)
+        self.duration = meter.create_histogram(
+            "floor.duration", "s", explicit_bucket_boundaries_advisory=c.SECONDS_BUCKETS
+        )
         names = ("input", "output", "cache_read", "cache_write", "reasoning")
         self.counters = [meter.create_counter(f"floor.{name}", "{token}") for name in names]
 

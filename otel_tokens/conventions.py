@@ -215,5 +215,8 @@ RESPONSE_SPEED = "otel_tokens.response.speed"
 RESPONSE_GEO = "otel_tokens.response.geo"
 RESPONSE_CHUNKS = "otel_tokens.response.chunks"
 
+OPENAI_TIERS = frozenset({"openai", "azure.ai.openai"})
+"""Providers whose service tier is told under OpenAI's own name, SERVICE_TIER."""
+
 INFERENCE_OPERATIONS = frozenset({"chat", "generate_content", "text_completion"})
 """Operations whose calls are inferences; the others (embeddings …) have `OPERATION_DURATION` and no output."""

@@ -112,6 +112,7 @@ class Cost:
 
 
 UNPRICED = Cost()
+FREE = Cost(*[Decimal(0)] * 6, status="priced", rule="free host (setting hosts)")
 COST_PARTS: tuple[str, ...] = ("input", "cache_read", "cache_write", "output", "other")
 
 
@@ -122,7 +123,8 @@ class Call:
     `provider` bills it; `endpoint` is the billable operation ("openai.chat"); `operation` the convention's name
     ("chat", "text_completion", "embeddings"). `max_output` is the request's own bound on output tokens per
     choice, `choices` how many it asks for. `input_chars` are lengths only, never content: measured when a
-    guard or an estimate asks (`lifecycle`). `started` is unix time in seconds.
+    guard or an estimate asks (`lifecycle`). `started` is unix time in seconds. `free`: the user said that this
+    host's calls cost nothing.
     """
 
     id: str
@@ -138,6 +140,7 @@ class Call:
     max_output: int | None = None
     choices: int = 1
     service_tier: str | None = None
+    free: bool = False
     attributes: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     tags: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 

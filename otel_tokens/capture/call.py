@@ -103,7 +103,12 @@ class Drivers:
         exchange.native = (
             self.has_native and self.engine.foreign != "own" and getattr(client, "_tracer", None) is not None
         )
-        if endpoint.asks_usage and self.requests.include_usage:
+        if (
+            call.stream
+            and endpoint.asks_usage
+            and self.requests.include_usage
+            and self.requests.host(self.provider, client, options.url).include_usage is not False
+        ):
             exchange.ask_for_usage(body)
         return exchange
 
@@ -156,7 +161,7 @@ class Exchange:
         """Ask for usage on a stream, unless this host is known to refuse the option."""
         active = self.active
         call = active.call
-        if call.stream and (call.server_address, call.server_port) not in active.engine.no_usage_option:
+        if (call.server_address, call.server_port) not in active.engine.no_usage_option:
             self._undo = ask_for_usage(self.options, body)
             active.hide_usage = self._undo is not None
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from otel_tokens.providers.hosts import Host
-
 from otel_tokens.providers.registry import route
 from otel_tokens.providers.spec import Endpoint, Provider
 from otel_tokens.shapes import is_list, is_mapping
@@ -88,6 +87,7 @@ class Requests:
             server_port=host.port,
             max_output=_bound(first(body, endpoint.max_output)),
             choices=choices if isinstance(choices, int) and choices > 0 else 1,
+            free=host.free,
             service_tier=tier if isinstance(tier := body.get("service_tier"), str) else None,
             attributes=_attributes(endpoint, body),
             tags=self._tags(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otel_tokens.context.declare import tags
-from otel_tokens.context.frames import configure, current_tags
+from otel_tokens.context.frames import configure, current_tags, process_tags
 from otel_tokens.context.threads import TagsExecutor, carry
 
-__all__ = ["TagsExecutor", "carry", "configure", "current_tags", "tags"]
+__all__ = ["TagsExecutor", "carry", "configure", "current_tags", "process_tags", "tags"]

@@ -54,6 +54,7 @@ class Frame:
 
 _ROOT = Frame(None, None)
 _frame: ContextVar[Frame] = ContextVar("otel_tokens_tags", default=_ROOT)
+_process: dict[str, str] = {}  # the tags of every call of this process
 _keys: dict[str, str] = {}  # tag name -> its key in W3C baggage, for the tags that may travel
 
 
@@ -63,9 +64,17 @@ def configure(propagate: Sequence[str] = ()) -> None:
     _keys = {name: f"{NAMESPACE}.{name}" for name in propagate}
 
 
+def process_tags(tags: Mapping[str, str]) -> None:
+    """Put `tags` on every call of this process, whatever its thread; all other tags win over them."""
+    global _process
+    _process = dict(tags)
+
+
 def current_tags() -> Mapping[str, str]:
     """The tags in force here; those set in this process win over those that came in from another service."""
     tags = _frame.get().tags
+    if _process:  # merged here and not in the frames: code may be inside of some when they are set
+        tags = MappingProxyType({**_process, **tags})
     return _with_incoming(tags) if _keys else tags
 
 

@@ -138,6 +138,8 @@ def name(unit: str) -> str:
 def _number(value: object) -> tuple[Decimal, str]:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
         raise ValueError(f"{value!r} is not a number")
+    if isinstance(value, float):
+        value = str(round(value, 9))  # 0.1 * 3 means 0.3
     found = _NUMBER.fullmatch(value if isinstance(value, str) else str(value))
     try:
         number = Decimal(found[1].replace("_", "")) if found else Decimal(str(value))

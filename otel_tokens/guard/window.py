@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 Period = Literal["second", "minute", "hour", "day", "week", "month"]
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -92,14 +92,14 @@ class Window:
 
     def weekday(self, moment_ms: int) -> int:
         """The weekday (0 = Monday) of the budget day that `moment_ms` falls into."""
-        return (_local(moment_ms // 1000, ZoneInfo(self.zone)) - timedelta(seconds=self.reset)).weekday()
+        return (_local(moment_ms // 1000, zone_of(self.zone)) - timedelta(seconds=self.reset)).weekday()
 
     def day_end(self, now_ms: int) -> int:
         """The end of the budget day around `now_ms`, in unix milliseconds."""
         return Window("day", 1, self.zone, self.reset).at(now_ms)[1]
 
     def _seconds(self, now: int) -> tuple[int, int]:
-        zone = ZoneInfo(self.zone)
+        zone = zone_of(self.zone)
         if self.period in {"second", "minute"}:
             # Offsets between zones are whole quarters of an hour, so these windows are the same everywhere.
             return _floor(now, self.length, 0)
@@ -153,6 +153,16 @@ class Window:
         # Skipped: fold 0 reads it with the old offset, fold 1 with the new one; the change lies between.
         other = int(wall.replace(tzinfo=zone, fold=1).timestamp())
         return _first_shift(min(first, other), max(first, other), zone)
+
+
+def zone_of(name: str) -> tzinfo:
+    """The time zone of an IANA name. Raises ValueError."""
+    if name.upper() == "UTC":
+        return UTC  # without asking for a time zone database, which may be missing
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} is not a time zone; allowed: IANA names such as UTC or Europe/Berlin") from None
 
 
 def parse_window(

@@ -6,7 +6,6 @@ closed around a fork: SQLite's own bookkeeping of file locks would be wrong in a
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
@@ -14,14 +13,13 @@ import socket
 import sqlite3
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from otel_tokens.errors import LedgerError
+from otel_tokens.ledger import forks
 from otel_tokens.ledger.retention import Pruner, Retention
-from otel_tokens.ledger.rows import INSERT, encode, repaired
+from otel_tokens.ledger.rows import Row, encode, repaired
 from otel_tokens.ledger.schema import code_of, explain, is_busy, open_writer, resolve
 from otel_tokens.safely import report_fault, safely
 from otel_tokens.values import Record
@@ -66,14 +64,15 @@ class Ledger:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._place = (os.getpid(), socket.gethostname())
-        self._backlog: deque[tuple[Any, ...]] = deque()
+        self._backlog: deque[Row] = deque()
+        self._troubled = False  # disabled, or rows wait: the two states in which a write is not simply a write
         self._impatient = False
         self._retry_at: float | None = None
         self._look_at = 0.0
         self._writes = 0
         self._pruner: threading.Thread | None = None
         self._stop = False
-        _ledgers.add(self)
+        forks.add(self)
         self._guarded(self._open)
         self._prune()
 
@@ -88,24 +87,18 @@ class Ledger:
             return
         trouble: str | None = None
         with self._lock:
-            if self.disabled is not None and not self._may_retry():
-                self.errors += 1
-                return
             try:
-                if self._backlog:
-                    self._postpone(row)
-                    self._catch_up()
+                connection = self._connection
+                if connection is None or self._troubled or time.monotonic() >= self._look_at:
+                    self._write_with_care(row)
                 else:
-                    self._insert(row)
-                if self._impatient:
-                    self._be_patient(True)
-                if self.disabled is not None:
-                    self._recovered()
-            except (sqlite3.Error, OSError, LedgerError) as error:
-                trouble = self._failed(error, row)
+                    connection.execute(*row)
+            except (sqlite3.Error, OSError, LedgerError, OverflowError, UnicodeError) as error:
+                trouble = self._second_try(error, row)
+            self._writes += 1
         if trouble is not None:
             self._tell(trouble)
-        if self._retention and self._writes % _PRUNE_EVERY == 0:
+        if self._writes % _PRUNE_EVERY == 0:
             self._prune()
 
     def flush(self) -> None:
@@ -137,7 +130,6 @@ class Ledger:
             connection = open_writer(self.path, self._patience())
             status = os.stat(self.path)  # noqa: PTH116
             self._connection, self._file = connection, (status.st_dev, status.st_ino)
-            self._place = (os.getpid(), self._place[1])
             self._look_at = time.monotonic() + _LOOK
         return self._connection
 
@@ -147,18 +139,37 @@ class Ledger:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _insert(self, row: tuple[Any, ...]) -> None:
-        if os.getpid() != self._place[0]:
-            self._disconnect()  # forked by code that does not run Python's handlers
+    def _write_with_care(self, row: Row) -> None:
+        """Write when all is not as usual: what waits goes first, a disabled ledger only tries now and then."""
+        if self.disabled is not None and not self._may_retry():
+            self.errors += 1
+            return
+        if self._backlog:
+            self._postpone(row)
+            self._catch_up()
+        else:
+            self._insert(row)
+        self._be_patient(True)
+        if self.disabled is not None:
+            self.disabled = self._retry_at = None
+            logger.warning("ledger %s keeps records again; %d were lost", self.path, self.errors)
+        self._troubled = False
+
+    def _second_try(self, error: Exception, row: Row) -> str | None:
+        if not isinstance(error, (OverflowError, UnicodeError, sqlite3.InterfaceError, sqlite3.ProgrammingError)):
+            return self._failed(error, row)
+        try:
+            # A value that SQLite cannot hold, or a handler in this very thread closed the file in the meantime.
+            self._insert(repaired(row))
+        except (sqlite3.Error, OSError, LedgerError) as worse:
+            return self._failed(worse, row)
+        return None
+
+    def _insert(self, row: Row) -> None:
         connection = self._connection or self._open()
         if time.monotonic() >= self._look_at:
             self._look()
-        try:
-            connection.execute(INSERT, row)
-        except (OverflowError, UnicodeError, sqlite3.InterfaceError, sqlite3.ProgrammingError):
-            # A value that SQLite cannot hold, or a handler in this very thread closed the file in the meantime.
-            (self._connection or self._open()).execute(INSERT, repaired(row))
-        self._writes += 1
+        connection.execute(*row)
 
     def _look(self) -> None:
         """Notice a file that was removed or replaced: SQLite would go on writing to the one nobody can see."""
@@ -181,18 +192,20 @@ class Ledger:
         if trouble is not None:
             self._tell(trouble)
 
-    def _failed(self, error: Exception, row: tuple[Any, ...] | None) -> str | None:
+    def _failed(self, error: Exception, row: Row | None) -> str | None:
         """Take in a failure and the row it hit; the message to tell if it is news."""
         if isinstance(error, sqlite3.Error) and is_busy(error):
+            self._troubled = True
             self._be_patient(False)
-            if row is not None and row not in self._backlog:
+            if row is not None and not self._waits(row):
                 self._postpone(row)
             return None
         passing = not isinstance(error, LedgerError) and not (
             isinstance(error, sqlite3.Error) and code_of(error) in _FINAL
         )
         self._retry_at = time.monotonic() + _RETRY if passing else None
-        self.errors += (row is not None and row not in self._backlog) + len(self._backlog)
+        self._troubled = True
+        self.errors += len(self._backlog) + (row is not None and not self._waits(row))
         self._backlog.clear()
         self._disconnect()
         news = self.disabled is None
@@ -202,11 +215,15 @@ class Ledger:
         until = f"tried again every {_RETRY:.0f} s" if passing else "until restart"
         return f"ledger {self.path} is disabled ({until}): {self.disabled}. Calls go on and are not recorded"
 
-    def _postpone(self, row: tuple[Any, ...]) -> None:
+    def _postpone(self, row: Row) -> None:
         if len(self._backlog) >= _BACKLOG:
             self._backlog.popleft()
             self.errors += 1
-        self._backlog.append(row)
+        self._backlog.append(repaired(row))
+
+    def _waits(self, row: Row) -> bool:
+        call_id = row[1][0]
+        return any(waiting[1][0] == call_id for waiting in self._backlog)
 
     def _catch_up(self) -> None:
         while self._backlog:
@@ -229,10 +246,6 @@ class Ledger:
             return False
         self._retry_at = time.monotonic() + _RETRY
         return True
-
-    def _recovered(self) -> None:
-        self.disabled = self._retry_at = None
-        logger.warning("ledger %s keeps records again; %d were lost", self.path, self.errors)
 
     def _tell(self, message: str) -> None:
         logger.error("%s", message)
@@ -276,39 +289,5 @@ class Ledger:
         self._lock = threading.RLock()
         self._pruner = None
         self._backlog.clear()
-
-
-_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
-_held: list[Ledger] = []
-_forking = threading.RLock()  # one fork at a time, or two would mix up what each of them holds
-
-
-def _before_fork() -> None:
-    _forking.acquire()
-    _held[:] = list(_ledgers)
-    for ledger in _held:
-        ledger.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for ledger in _held:
-        ledger.after_fork_in_parent()
-    _held.clear()
-    _forking.release()
-
-
-def _after_fork_in_child() -> None:
-    global _forking
-    _forking = threading.RLock()
-    for ledger in list(_ledgers):
-        ledger.after_fork_in_child()
-    _held.clear()
-
-
-def _close_all() -> None:
-    for ledger in list(_ledgers):
-        ledger.close()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-atexit.register(_close_all)
+        self._disconnect()  # only if it was forked by code that runs no handler before
+        self._place = (os.getpid(), self._place[1])

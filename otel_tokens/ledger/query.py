@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from otel_tokens.errors import LedgerError
@@ -66,9 +66,9 @@ class Reader:
     def rows(
         self, since: float | None = None, until: float | None = None, where: Where | None = None
     ) -> Iterator[Record]:
-        """The records, oldest first (by start). Raises LedgerError for a row that somebody else damaged."""
+        """The records in the order they were written. Raises LedgerError for a row that somebody else damaged."""
         condition, parameters = _condition(since, until, where)
-        for row in self.connection.execute(f"{SELECT} WHERE {condition} ORDER BY started, seq", parameters):
+        for row in self.connection.execute(f"{SELECT} WHERE {condition} ORDER BY seq", parameters):
             try:
                 yield decode(row)
             except (ValueError, TypeError, KeyError) as error:
@@ -81,7 +81,7 @@ class Reader:
         until: float | None = None,
         where: Where | None = None,
     ) -> list[tuple[tuple[Any, ...], str | None, Sums]]:
-        """(values of `by`, currency, sums) for each group. Currencies aren't added up; calls without a cost have None."""
+        """(values of `by`, currency, sums) of each group. Currencies aren't added up; it is None without a cost."""
         condition, parameters = _condition(since, until, where)
         expressions, names = _expressions(by)
         found = sums.select(self.connection, [*expressions, _CURRENCY], condition, [*names, *parameters])
@@ -99,7 +99,7 @@ class Reader:
 
 
 @contextlib.contextmanager
-def open_ledger(path: Path) -> Iterator[Reader]:
+def open_ledger(path: Path) -> Generator[Reader]:
     """Read a ledger; all that is read inside is of one moment. Raises LedgerError, with the path."""
     with reading(path) as connection:
         yield Reader(connection, resolve(path))
@@ -108,7 +108,7 @@ def open_ledger(path: Path) -> Iterator[Reader]:
 def rows(
     path: Path, since: float | None = None, until: float | None = None, where: Where | None = None
 ) -> Iterator[Record]:
-    """The records of a ledger, oldest first: see `Reader.rows`."""
+    """The records of a ledger, in the order they were written: see `Reader.rows`."""
     with open_ledger(path) as ledger:
         yield from ledger.rows(since, until, where)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from otel_tokens.ledger import totals
 
 _BATCH = 200  # rows per transaction: others who write wait a few milliseconds at most
+_WINDOW = 10_000  # rows, the oldest, searched for expired ones: there is no index by time, writes would pay for it
 _PAGES = 256  # freed pages given back to the file system per step
 _LOW = 0.9  # prune to this share of the size allowed, so as not to prune all the time
 
@@ -51,8 +52,9 @@ class Pruner:
         if self._retention.max_age is None:
             return []
         found = connection.execute(
-            "SELECT seq FROM calls WHERE started < ? AND seq < (SELECT max(seq) FROM calls) ORDER BY started LIMIT ?",
-            (time.time() - self._retention.max_age, _BATCH),
+            "SELECT seq FROM calls WHERE started < ? AND seq < (SELECT max(seq) FROM calls) "
+            "AND seq < (SELECT min(seq) FROM calls) + ? LIMIT ?",
+            (time.time() - self._retention.max_age, _WINDOW, _BATCH),
         )
         return [seq for (seq,) in found]
 

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterable, Mapping
 from decimal import Context, Decimal
 from functools import lru_cache
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, ne
 from typing import Any
 
 from otel_tokens.values import COST_PARTS, EMPTY, TOKEN_FIELDS, Call, Component, Cost, Record, Usage
@@ -26,44 +27,57 @@ _MAX_INT = 2**63 - 1
 NAMED_TAGS = ("session", "task", "tenant", "user", "agent", "feature")
 """The tags with a column of their own; all others are in `tags`, as JSON."""
 
-# Column → where its value is on a record. These go in as they are.
-_PLAIN: dict[str, str] = {
+# Column → where its value is on a record. These every row has …
+_ALWAYS: dict[str, str] = {
     "id": "call.id",
     "started": "call.started",
     "duration": "duration",
-    "first_chunk": "first_chunk",
     "outcome": "outcome",
-    "error_type": "error_type",
     "provider": "call.provider",
     "endpoint": "call.endpoint",
     "operation": "call.operation",
     "model": "call.model",
-    "response_model": "response_model",
-    "service_tier": "service_tier",
-    "speed": "speed",
-    "geo": "geo",
-    "server_address": "call.server_address",
-    "server_port": "call.server_port",
     "sdk": "call.sdk",
-    "stream": "call.stream",
-    "request_tier": "call.service_tier",
-    "max_output": "call.max_output",
-    "choices": "call.choices",
-    "response_id": "response_id",
-    "missing_reason": "missing_reason",
-    "chunks": "chunks",
-    "attempts": "attempts",
-    "trace_id": "trace_id",
-    "span_id": "span_id",
-    "decision": "decision",
     "origin": "usage.origin",
-    "total": "usage.total",
-    **{name: f"usage.{name}" for name in TOKEN_FIELDS},
+    "input": "usage.input",
+    "output": "usage.output",
     "currency": "cost.currency",
     "cost_status": "cost.status",
     "cost_source": "cost.source",
     "price_version": "cost.version",
     "price_rule": "cost.rule",
+}
+# … and these are left out when they have the column's default: each value costs a tenth of a microsecond to bind, a
+# None thrice that.
+_MAYBE: dict[str, tuple[str, Any]] = {
+    "session": ("", None),
+    "task": ("", None),
+    "tenant": ("", None),
+    "user": ("", None),
+    "agent": ("", None),
+    "feature": ("", None),
+    "tags": ("", None),
+    "first_chunk": ("first_chunk", None),
+    "error_type": ("error_type", None),
+    "response_model": ("response_model", None),
+    "service_tier": ("service_tier", None),
+    "speed": ("speed", None),
+    "geo": ("geo", None),
+    "server_address": ("call.server_address", None),
+    "server_port": ("call.server_port", None),
+    "stream": ("call.stream", False),
+    "request_tier": ("call.service_tier", None),
+    "max_output": ("call.max_output", None),
+    "choices": ("call.choices", 1),
+    "response_id": ("response_id", None),
+    "missing_reason": ("missing_reason", None),
+    "chunks": ("chunks", 0),
+    "attempts": ("attempts", 1),
+    "trace_id": ("trace_id", None),
+    "span_id": ("span_id", None),
+    "decision": ("decision", None),
+    "total": ("usage.total", None),
+    **{name: (f"usage.{name}", 0) for name in TOKEN_FIELDS if name not in _ALWAYS},
 }
 _MONEY: dict[str, str] = {
     "cost_total": "cost.total",
@@ -75,41 +89,56 @@ _MONEY: dict[str, str] = {
 _PACKED = ("reported", "flags", "finish_reasons", "components", "component_input", "component_output")
 _PLACE = ("pid", "host")
 
-COLUMNS: tuple[str, ...] = (*_PLAIN, *_MONEY, *_PACKED, *NAMED_TAGS, "tags", *_PLACE)
-SELECT = f"SELECT {', '.join(COLUMNS)} FROM calls"  # noqa: S608  # made of the names above
-# Not INSERT OR IGNORE, which would also drop rows for reasons other than being there already.
-INSERT = (
-    f"INSERT INTO calls({', '.join(COLUMNS)}) VALUES({', '.join('?' * len(COLUMNS))}) "
-    "ON CONFLICT(id) DO NOTHING"
+_TAGS = (*NAMED_TAGS, "tags")
+_MAYBE_PLAIN = {name: path for name, (path, _) in _MAYBE.items() if path}
+_FIRST = (*_ALWAYS, *_PLACE)
+_THEN = (*_TAGS, *_MAYBE_PLAIN, *_MONEY, *_PACKED)
+_DEFAULTS: tuple[Any, ...] = (
+    *(default for _, default in _MAYBE.values()),
+    *(None for _ in _MONEY),
+    *(0 if name.startswith("component_") else None for name in _PACKED),
 )
+COLUMNS: tuple[str, ...] = (*_FIRST, *_THEN)
+SELECT = f"SELECT {', '.join(COLUMNS)} FROM calls"  # noqa: S608  # made of the names above
 
-_plain_of = attrgetter(*_PLAIN.values())
+_always_of = attrgetter(*_ALWAYS.values())
+_maybe_of = attrgetter(*_MAYBE_PLAIN.values())
 _money_of = attrgetter(*_MONEY.values())
-_AT = {name: index for index, name in enumerate(COLUMNS)}
+
+Row = tuple[str, tuple[Any, ...]]
+"""A statement that inserts one row, and its parameters; the first is the call's id."""
 
 
-def encode(record: Record, place: tuple[int, str]) -> tuple[Any, ...]:
-    """The row of a record, in the order of COLUMNS; `place` is the process's (pid, host)."""
-    usage = record.usage
-    return (
-        *_plain_of(record),
+@lru_cache(maxsize=1024)  # in practice a handful: each kind of call has its own set of columns
+def _insert(chosen: tuple[bool, ...]) -> str:
+    names = (*_FIRST, *compress(_THEN, chosen))
+    # Not INSERT OR IGNORE, which would also drop rows for reasons other than being there already.
+    return f"INSERT INTO calls({', '.join(names)}) VALUES({', '.join('?' * len(names))}) ON CONFLICT(id) DO NOTHING"
+
+
+def encode(record: Record, place: tuple[int, str]) -> Row:
+    """How to insert a record; `place` is the process's (pid, host)."""
+    usage, tags = record.usage, record.call.tags
+    rest = (
+        *(_tags(tags) if tags else _NO_TAGS),
+        *_maybe_of(record),
         *[None if amount is None else _text(amount) for amount in _money_of(record)],
         _names(usage.reported) if usage.reported else None,
         _names(usage.flags) if usage.flags else None,
         _names(record.finish_reasons) if record.finish_reasons else None,
-        *(_components(usage.components) if usage.components else (None, 0, 0)),
-        *(_tags(record.call.tags) if record.call.tags else _NO_TAGS),
-        *place,
+        *(_components(usage.components) if usage.components else _NO_COMPONENTS),
     )
+    chosen = tuple(map(ne, rest, _DEFAULTS))
+    return _insert(chosen), (*_always_of(record), *place, *compress(rest, chosen))
 
 
-def repaired(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def repaired(row: Row) -> Row:
     """The row with what SQLite cannot hold replaced: too large integers, broken text, foreign types."""
-    return tuple(_repair(value) for value in row)
+    return row[0], tuple(_repair(value) for value in row[1])
 
 
 def decode(row: tuple[Any, ...]) -> Record:
-    """The record of a row made by `encode`. Raises ValueError or TypeError when somebody else changed it."""
+    """The record of a row of COLUMNS. Raises ValueError or TypeError when somebody else changed it."""
     get = dict(zip(COLUMNS, row, strict=True))
     call = Call(
         id=get["id"],
@@ -125,7 +154,7 @@ def decode(row: tuple[Any, ...]) -> Record:
         max_output=get["max_output"],
         choices=get["choices"],
         service_tier=get["request_tier"],
-        tags=tags_of(row),
+        tags=_tags_of(get),
     )
     usage = Usage(
         **{name: get[name] for name in TOKEN_FIELDS},
@@ -156,15 +185,12 @@ def decode(row: tuple[Any, ...]) -> Record:
     )
 
 
-_OF_RECORD = tuple(
-    column for column, path in _PLAIN.items() if "." not in path
-)  # plain fields of Record itself, named alike
+_OF_RECORD = tuple(name for name in COLUMNS if name in (_ALWAYS.get(name), _MAYBE_PLAIN.get(name)))  # fields of Record
 
 
-def tags_of(row: tuple[Any, ...]) -> Mapping[str, str]:
-    """The tags of a row."""
-    tags = {name: row[_AT[name]] for name in NAMED_TAGS if row[_AT[name]] is not None}
-    own = row[_AT["tags"]]
+def _tags_of(get: Mapping[str, Any]) -> Mapping[str, str]:
+    tags = {name: get[name] for name in NAMED_TAGS if get[name] is not None}
+    own = get["tags"]
     if own is not None:
         tags.update(json.loads(own))
     return tags or EMPTY
@@ -206,6 +232,7 @@ def _list(text: str | None) -> list[Any]:
     return [] if text is None else json.loads(text)
 
 
+_NO_COMPONENTS = (None, 0, 0)
 _NO_TAGS: tuple[None, ...] = (None,) * (len(NAMED_TAGS) + 1)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,31 +21,32 @@ _CALLS = """
 CREATE TABLE calls(
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
-    started REAL, duration REAL, first_chunk REAL,
-    outcome TEXT, error_type TEXT,
+    started REAL, duration REAL, outcome TEXT,
+    session TEXT, task TEXT, tenant TEXT, user TEXT, agent TEXT, feature TEXT,
     provider TEXT, endpoint TEXT, operation TEXT, model TEXT, response_model TEXT,
-    service_tier TEXT, speed TEXT, geo TEXT,
-    server_address TEXT, server_port INTEGER,
-    sdk TEXT, stream INTEGER, request_tier TEXT, max_output INTEGER, choices INTEGER,
-    response_id TEXT, missing_reason TEXT, chunks INTEGER, attempts INTEGER,
-    trace_id TEXT, span_id TEXT, decision TEXT,
-    origin TEXT, total INTEGER,
-    input INTEGER, output INTEGER, cache_read INTEGER, cache_write INTEGER,
-    cache_write_5m INTEGER, cache_write_30m INTEGER, cache_write_1h INTEGER, cache_write_12h INTEGER,
-    reasoning INTEGER,
-    input_text INTEGER, input_audio INTEGER, input_image INTEGER, input_video INTEGER,
-    cache_read_text INTEGER, cache_read_audio INTEGER, cache_read_image INTEGER, cache_read_video INTEGER,
-    output_text INTEGER, output_audio INTEGER, output_image INTEGER, output_video INTEGER,
-    web_searches INTEGER, web_fetches INTEGER,
+    origin TEXT, input INTEGER DEFAULT 0, output INTEGER DEFAULT 0,
+    cache_read INTEGER DEFAULT 0, cache_write INTEGER DEFAULT 0, reasoning INTEGER DEFAULT 0, total INTEGER,
     currency TEXT, cost_status TEXT, cost_source TEXT, price_version TEXT, price_rule TEXT,
     cost_total TEXT, cost_input TEXT, cost_cache_read TEXT, cost_cache_write TEXT, cost_output TEXT, cost_other TEXT,
     cost_local TEXT, cost_provider TEXT, reported_cost TEXT,
-    reported TEXT, flags TEXT, finish_reasons TEXT,
-    components TEXT, component_input INTEGER, component_output INTEGER,
-    session TEXT, task TEXT, tenant TEXT, user TEXT, agent TEXT, feature TEXT, tags TEXT,
-    pid INTEGER, host TEXT
+    error_type TEXT, missing_reason TEXT, decision TEXT,
+    service_tier TEXT, speed TEXT, geo TEXT, server_address TEXT, server_port INTEGER,
+    sdk TEXT, stream INTEGER DEFAULT 0, request_tier TEXT, max_output INTEGER, choices INTEGER DEFAULT 1,
+    response_id TEXT, finish_reasons TEXT,
+    first_chunk REAL, chunks INTEGER DEFAULT 0, attempts INTEGER DEFAULT 1,
+    trace_id TEXT, span_id TEXT, pid INTEGER, host TEXT,
+    cache_write_5m INTEGER DEFAULT 0, cache_write_30m INTEGER DEFAULT 0,
+    cache_write_1h INTEGER DEFAULT 0, cache_write_12h INTEGER DEFAULT 0,
+    input_text INTEGER DEFAULT 0, input_audio INTEGER DEFAULT 0,
+    input_image INTEGER DEFAULT 0, input_video INTEGER DEFAULT 0,
+    cache_read_text INTEGER DEFAULT 0, cache_read_audio INTEGER DEFAULT 0,
+    cache_read_image INTEGER DEFAULT 0, cache_read_video INTEGER DEFAULT 0,
+    output_text INTEGER DEFAULT 0, output_audio INTEGER DEFAULT 0,
+    output_image INTEGER DEFAULT 0, output_video INTEGER DEFAULT 0,
+    web_searches INTEGER DEFAULT 0, web_fetches INTEGER DEFAULT 0,
+    components TEXT, component_input INTEGER DEFAULT 0, component_output INTEGER DEFAULT 0,
+    reported TEXT, flags TEXT, tags TEXT
 );
-CREATE INDEX calls_started ON calls(started);
 CREATE INDEX calls_session ON calls(session) WHERE session IS NOT NULL;
 CREATE INDEX calls_task ON calls(task) WHERE task IS NOT NULL;
 """
@@ -59,6 +60,8 @@ INSERT INTO meta VALUES('pruned_through', 0);
 MIGRATIONS: tuple[str, ...] = (_CALLS, _TOTALS)
 VERSION = len(MIGRATIONS)
 
+_PAGE = 2048  # bytes
+_CHECKPOINT = 2000  # pages in the log before they are moved into the file, which takes the disk's time
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)  # the last: lost too many races
 
 
@@ -89,10 +92,13 @@ def open_writer(path: str, timeout: float = 5.0) -> sqlite3.Connection:
     try:
         version = _check(connection, path)
         if version == 0:
-            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # only has an effect before the first table
+            # Only have an effect before the first table. A commit writes whole pages: small ones cost less.
+            connection.execute(f"PRAGMA page_size={_PAGE}")
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         _use_wal(connection, timeout)
         # With WAL, a commit without fsync survives the death of the process; of the machine, up to the last sync.
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT}")
         if version < VERSION:
             _migrate(connection, path)
         _try_to_write(connection)
@@ -103,7 +109,7 @@ def open_writer(path: str, timeout: float = 5.0) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
+def reading(path: str | os.PathLike[str]) -> Generator[sqlite3.Connection]:
     """A read-only connection inside one read transaction: everything read through it is of one moment.
 
     Works while others write. Raises LedgerError, also for errors of the reading inside.

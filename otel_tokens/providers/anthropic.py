@@ -7,9 +7,10 @@ from otel_tokens.providers.spec import Endpoint, Provider, stainless
 
 MESSAGES_USAGE = {
     # Anthropic's input_tokens excludes the cache; ours includes it.
-    "input": "input_tokens + cache_read_input_tokens + cache_creation_input_tokens",
+    "input": "input_tokens + cache_read_input_tokens + @cache_write",
     "cache_read": "cache_read_input_tokens",
-    "cache_write": "cache_creation_input_tokens",
+    "cache_write": "cache_creation_input_tokens"
+    " | cache_creation.ephemeral_5m_input_tokens + cache_creation.ephemeral_1h_input_tokens",
     "cache_write_5m": "cache_creation.ephemeral_5m_input_tokens",
     "cache_write_1h": "cache_creation.ephemeral_1h_input_tokens",
     "output": "output_tokens",

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from otel_tokens.settings import HostRow
@@ -39,8 +39,7 @@ class Host:
     free: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of the table. `host` may have `*`, `path` is a prefix in whole segments (`*` is any one segment)."""
 
     host: str
@@ -78,9 +77,13 @@ TABLE: tuple[Row, ...] = (
     Row("*.inference.ai.azure.com", "azure.ai.inference", TRY),
     Row("*.models.ai.azure.com", "azure.ai.inference", TRY),
     Row("*.azure-api.net", "azure.ai.openai", TRY, path="/openai"),  # API Management in front of Azure OpenAI
-    Row("bedrock-runtime.*", "aws.bedrock", TRY),
-    Row("bedrock-runtime-fips.*", "aws.bedrock", TRY),
-    Row("bedrock-mantle.*", "aws.bedrock", TRY),
+    # AWS partitions: commercial, China, European sovereign; dual-stack names end in api.aws.
+    Row("bedrock-runtime*.*.amazonaws.com", "aws.bedrock", TRY),
+    Row("bedrock-runtime*.*.amazonaws.com.cn", "aws.bedrock", TRY),
+    Row("bedrock-runtime*.*.amazonaws.eu", "aws.bedrock", TRY),
+    Row("bedrock-runtime*.*.api.aws", "aws.bedrock", TRY),
+    Row("bedrock-mantle*.*.api.aws", "aws.bedrock", TRY),
+    Row("bedrock-mantle*.*.amazonaws.com", "aws.bedrock", TRY),
     Row("*.bedrock-runtime.*.vpce.amazonaws.com", "aws.bedrock", TRY),
     Row("aiplatform.googleapis.com", "gcp.vertex_ai", TRY),
     Row("*-aiplatform.googleapis.com", "gcp.vertex_ai", TRY),
@@ -97,7 +100,7 @@ TABLE: tuple[Row, ...] = (
     Row("api.moonshot.cn", "moonshot_ai", ASK),
     Row("api.kimi.com", "moonshot_ai", ASK),
     Row("api.z.ai", "zai", TRY),
-    Row("open.bigmodel.cn", "zai", TRY),
+    Row("open.bigmodel.cn", "zhipuai", TRY),  # the same maker's Chinese platform: other prices, another bill
     Row("dashscope*.aliyuncs.com", "alibaba", ASK),
     Row("*.dashscope.aliyuncs.com", "alibaba", ASK),
     Row("*.maas.aliyuncs.com", "alibaba", ASK),
@@ -183,7 +186,7 @@ TABLE: tuple[Row, ...] = (
     Row("api.aimlapi.com", "aimlapi", TRY),
     Row("api.requesty.ai", "requesty", TRY),
     Row("router.requesty.ai", "requesty", TRY),
-    Row("opencode.ai", "opencode", TRY),
+    Row("opencode.ai", "opencode", TRY, path="/zen"),
     # ---- gateways, whose path or name says who bills
     Row("gateway.ai.cloudflare.com", "openai", ASK, path="/v1/*/*/openai"),
     Row("gateway.ai.cloudflare.com", "anthropic", path="/v1/*/*/anthropic"),
@@ -246,8 +249,7 @@ def _as_text(value: object) -> str:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Url:
+class _Url(NamedTuple):
     """The parts of a URL that matter here: no user, no password, no query."""
 
     address: str | None = None
@@ -261,7 +263,7 @@ class _Url:
         """The parts of `text`; nothing of it when it is no URL."""
         text = text.strip()
         try:
-            parts = urlsplit(text if "://" in text else f"//{text}")
+            parts = urlsplit(text if "://" in text or text.startswith("//") else f"//{text}")
             host, port = parts.hostname, parts.port
         except ValueError:
             return cls()

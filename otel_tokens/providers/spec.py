@@ -1,7 +1,7 @@
 """What differs between SDKs, as data: which functions to patch, which requests are billed, where usage stands.
 
 A path is dotted ("choices.0.delta.content"). In a usage map a field is `alternatives` joined by " | " (the first
-that is stated wins), each a sum of paths joined by " + ".
+that is stated wins), each a sum of paths joined by " + "; "@field" stands for what another field adds.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from otel_tokens.settings.entry import Entry, Path
 
@@ -23,8 +22,7 @@ class Wrong(Exception):  # noqa: N818 (never leaves this room)
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """A value as someone gave it: `entry` has its place; relative paths start at `folder`."""
 
     entry: Entry

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, NoneType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from otel_tokens.errors import ConfigError
 from otel_tokens.settings.convert import convert
@@ -31,7 +30,7 @@ _VARIABLES = tuple(setting.env for setting in SETTINGS if setting.env) + OTHER_V
 def load_settings(
     config: str | Path | Literal[False] | None = None, env: Mapping[str, str] | None = None, **keywords: Any
 ) -> Settings:
-    """All settings. A keyword of None, an empty variable and an empty key in the file count as not given.
+    """All settings. A keyword of None or (), an empty variable and an empty key of the file count as not given.
 
     `config` is the file (False: none); without it OTEL_TOKENS_CONFIG is asked ("off": none), then
     `otel-tokens.yaml` in the current directory is taken if it is there. `env` replaces `os.environ`.
@@ -68,8 +67,7 @@ def unknown_variables(env: Mapping[str, str] | None = None) -> Iterator[tuple[st
             yield name, nearest(name, _VARIABLES, cutoff=0.9)
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(NamedTuple):
     value: Any
     source: str
 
@@ -167,7 +165,7 @@ class _Loader:
             setting = _BY_NAME.get(name)
             if setting is None:
                 self.problems.append(entry.error(f"is not a setting{nearest(name.lower(), tuple(_BY_NAME))}"))
-            elif value is not None:
+            elif value is not None and value != ():
                 self._take(setting, Given(entry, "", self._default_ledger), KEYWORD)
 
     def _take(self, setting: Setting, given: Given, source: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from otel_tokens.conventions import COST_ALIASES, SEMCONV_MODES
 from otel_tokens.errors import ConfigError
@@ -38,8 +38,7 @@ _ONLY_IN_FILES: frozenset[Kind] = frozenset({"hosts", "entries", "entry"})
 ENV_PREFIX = "OTEL_TOKENS_"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One row of the table of settings.
 
     `env` is its environment variable, `fallback_env` a variable of OpenTelemetry that is asked next; None when

@@ -5,6 +5,8 @@ No message content and no exception message is written, only the class of an exc
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Mapping
 from contextvars import Token
 from typing import Any
@@ -16,11 +18,12 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from otel_tokens import conventions as names
 from otel_tokens.errors import BudgetExceededError
+from otel_tokens.safely import report_fault
+from otel_tokens.telemetry.forks import repair_tracer
 from otel_tokens.values import COST_PARTS, Call, Record, Usage
 
 Attributes = dict[str, Any]
 
-OPENAI_TIERS = frozenset({"openai", "azure.ai.openai"})
 _ZERO_MATTERS = (
     ("cache_read", names.USAGE_CACHE_READ),
     ("cache_write", names.USAGE_CACHE_WRITE),
@@ -121,6 +124,7 @@ class Spans:
 
     def __init__(self, tracer: Tracer, *, semconv: str = "latest", cost_aliases: tuple[str, ...] = ()) -> None:
         self._tracer = tracer
+        _tracers.add(tracer)
         self._semconv = semconv
         self._aliases = tuple(cost_aliases)
 
@@ -184,7 +188,7 @@ class Spans:
         if record.finish_reasons:
             found[names.RESPONSE_FINISH_REASONS] = record.finish_reasons
         if record.service_tier:
-            openai = record.call.provider in OPENAI_TIERS or record.call.sdk == "openai"
+            openai = record.call.provider in names.OPENAI_TIERS
             found[names.SERVICE_TIER if openai else names.RESPONSE_TIER] = record.service_tier
         if record.speed:
             found[names.RESPONSE_SPEED] = record.speed
@@ -233,3 +237,17 @@ class Spans:
         span = trace.get_current_span()
         if span.is_recording():
             span.add_event(name, attributes)
+
+
+_tracers: weakref.WeakSet[Tracer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for tracer in list(_tracers):
+        try:
+            repair_tracer(tracer)
+        except Exception as fault:  # private names of the SDK have changed: the child runs on without the repair
+            report_fault("spans after fork", fault)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

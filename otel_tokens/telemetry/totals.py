@@ -78,14 +78,16 @@ class Totals:
             self._rows = {}
 
     # ---- adding -----------------------------------------------------------------------------------------------
-    def add(self, record: Record) -> Row:
-        """Count a record; returns its row, whose attributes serve for histograms."""
+    def add(self, record: Record, calls: int = 1) -> Row:
+        """Count a record; returns its row, whose attributes serve for histograms.
+
+        With `calls` the record stands for so many calls with the same labels, its numbers being their sums.
+        """
         call, usage, cost = record.call, record.usage, record.cost
         key = (
             call.operation,
             call.provider,
             call.model,
-            call.sdk,
             record.response_model,
             call.server_address,
             call.server_port,
@@ -96,7 +98,6 @@ class Totals:
             usage.origin,
             cost.source,
             cost.status,
-            record.chunks > 0,
         )
         if self._tags:
             key += tuple(map(call.tags.get, self._tags))
@@ -106,9 +107,9 @@ class Totals:
                 row = self._resolve(record)
                 if len(self._rows) < MAX_ROWS:
                     self._rows[key] = row
-            row.calls.value += 1
+            row.calls.value += calls
             if row.missing is not None:
-                row.missing.value += 1
+                row.missing.value += calls
             if usage.origin == "provider":
                 row.tokens.add(usage)
             elif usage.origin != "missing":
@@ -116,7 +117,7 @@ class Totals:
             if cost.total is not None and cost.currency == CURRENCY:
                 self._add_cost(row, record, cost.total)
             elif usage.origin != "missing":
-                self._miss(row, call).value += 1
+                self._miss(row, call).value += calls
             if usage.components:
                 for part in usage.components:
                     self._component(record, part).add(part.usage)
@@ -237,13 +238,12 @@ class Totals:
 
     def _common(self, record: Record, model: str, answered: str | None) -> Labels:
         call = record.call
-        openai = call.sdk == "openai" or call.provider == "openai"
         return self._cap.labels(
             [
                 *self._models(call, model, answered),
                 (names.SERVER_ADDRESS, call.server_address),
                 (names.SERVER_PORT, call.server_port if call.server_address else None),
-                (names.SERVICE_TIER, record.service_tier if openai else None),
+                (names.SERVICE_TIER, record.service_tier if call.provider in names.OPENAI_TIERS else None),
             ]
         )
 
@@ -273,4 +273,4 @@ class Totals:
 def _is_gap(record: Record) -> bool:
     """Whether usage is missing where the provider owed it: not for a call that failed before any answer."""
     reason = record.missing_reason
-    return reason is not None and not (reason == "error" and not record.chunks and record.usage.origin == "missing")
+    return reason is not None and not (reason == "error" and record.usage.origin == "missing")

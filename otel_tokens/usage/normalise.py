@@ -25,6 +25,7 @@ TICK = Decimal("1e-10")
 
 MAX_PLANS = 1000
 
+_NOT_REPORTED = frozenset({"total", "reasoning_beside"})
 _NO_TOKENS = frozenset({"total", "cost", "cost_ticks", "components"})
 
 Expression = tuple[tuple[str, ...], ...]
@@ -61,15 +62,10 @@ class _Plan:
     __slots__ = ("reported", "steps")
 
     def __init__(self, rules: _Map, counts: Counts) -> None:
-        steps: list[tuple[str, tuple[str, ...]]] = []
-        for name, expression in (*rules.fields, ("total", rules.total)):
-            for keys in expression:
-                stated = tuple(key for key in keys if key in counts)
-                if stated:
-                    steps.append((name, stated))
-                    break
-        self.steps = tuple(steps)
-        self.reported = frozenset(name for name, _ in steps if name != "total")
+        expressions = {**dict(rules.fields), "total": rules.total}
+        found = {name: _stated(name, expressions, counts) for name in expressions}
+        self.steps = tuple((name, keys) for name, keys in found.items() if keys)
+        self.reported = frozenset(name for name, _ in self.steps if name not in _NOT_REPORTED)
 
     def values(self, counts: Counts) -> dict[str, int] | None:
         """The fields' values, or None when a count is not a plain, believable integer."""
@@ -88,6 +84,21 @@ class _Plan:
                     value += part
             values[name] = value
         return values
+
+
+def _stated(name: str, expressions: Mapping[str, Expression], counts: Counts) -> tuple[str, ...]:
+    """The keys to add for a field: those stated of its first alternative of which any is; "@field" stands for
+    another field's keys."""
+    for keys in expressions[name]:
+        found: list[str] = []
+        for key in keys:
+            if key.startswith("@"):
+                found += _stated(key[1:], expressions, counts)
+            elif key in counts:
+                found.append(key)
+        if found:
+            return tuple(found)
+    return ()
 
 
 def _compile(text: str) -> Expression:
@@ -114,12 +125,18 @@ def normalise(counts: Counts, endpoint: Endpoint) -> Usage:
     plan = rules.plan(counts)
     values, reported = plan.values(counts), plan.reported
     if values is None:
-        values = _careful(rules, counts, flags)
-        reported = frozenset(values) - {"total"}
+        values = _careful(plan, counts, flags)
+        reported = frozenset(values) - _NOT_REPORTED
     total = values.pop("total", None)
+    beside = values.pop("reasoning_beside", 0)
     cost = _cost(rules, counts) if rules.cost or rules.cost_ticks else None
     if "input" not in values and "output" not in values:
         return Usage(flags=(*flags, "unreadable") if counts else (), reported_cost=cost, total=total)
+    if beside and "reasoning" not in values:
+        # More reasoning than answer cannot be a part of it: Perplexity bills it beside the answer.
+        values["reasoning"] = beside
+        if beside > values.get("output", 0):
+            values["output"] = values.get("output", 0) + beside
     _reconcile(values, total, flags)
     return Usage(
         **values,
@@ -132,29 +149,15 @@ def normalise(counts: Counts, endpoint: Endpoint) -> Usage:
     )
 
 
-def _careful(rules: _Map, counts: Counts, flags: list[str]) -> dict[str, int]:
+def _careful(plan: _Plan, counts: Counts, flags: list[str]) -> dict[str, int]:
     """The fields' values where some count is text, a float, negative or absurd."""
     values: dict[str, int] = {}
-    for name, expression in (*rules.fields, ("total", rules.total)):
-        value = _evaluate(expression, counts, name, flags)
-        if value is not None:
-            values[name] = value
+    for name, keys in plan.steps:
+        numbers = [_number(counts[key], name, flags) for key in keys]
+        stated = [number for number in numbers if number is not None]
+        if stated:
+            values[name] = sum(stated)
     return values
-
-
-def _evaluate(expression: Expression, counts: Counts, name: str, flags: list[str]) -> int | None:
-    for keys in expression:
-        found: int | None = None
-        for key in keys:
-            value = counts.get(key)
-            if value is None:
-                continue
-            number = value if type(value) is int and 0 <= value < ABSURD else _number(value, name, flags)
-            if number is not None:
-                found = number if found is None else found + number
-        if found is not None:
-            return found
-    return None
 
 
 def _number(value: Any, name: str, flags: list[str]) -> int | None:
@@ -200,7 +203,7 @@ def _reconcile(values: dict[str, int], total: int | None, flags: list[str]) -> N
     if values.get("cache_read") and values.get("cache_write"):
         _cut(values, "cache_write", given - values["cache_read"], flags)
     _ttl(values, given, flags)
-    if total is not None and total < given + made:
+    if total is not None and total < given + made - reasoning:
         flags.append("exceeds:total")
 
 

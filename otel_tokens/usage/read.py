@@ -159,13 +159,18 @@ class Facts:
         self.geo: str | None = None
         self.finish: tuple[str, ...] = ()
 
-    def read(self, payload: Any) -> None:
-        """Take everything that a whole response, or a chunk that may carry facts, states."""
+    def read(self, payload: Any) -> bool:
+        """Take everything that a whole response, or a chunk that may carry facts, states; say if usage was in it."""
         endpoint = self.endpoint
+        found = False
         for place in endpoint.at:
             path, _, prefix = place.partition("=")
             block = dig(payload, path)
-            if block is not None and not flatten(block, self.counts, prefix):
+            if block is None:
+                continue
+            if flatten(block, self.counts, prefix):
+                found = True
+            else:
                 self.strange = True
         self.model = _text(first(payload, endpoint.model)) or self.model
         self.id = _text(first(payload, endpoint.id)) or self.id
@@ -178,6 +183,7 @@ class Facts:
             reasons = tuple(str(reason) for reason in dig_all(payload, path))
             if reasons:
                 self.finish = reasons
+        return found
 
     def read_whole(self, payload: Any) -> None:
         """Take a whole response: its facts, and the length of its text."""
@@ -223,8 +229,7 @@ def _choices(endpoint: Endpoint) -> Glance:
         except (AttributeError, IndexError, TypeError):
             pass  # a first, last or odd chunk
         facts.chars += output_length(endpoint, chunk)
-        facts.read(chunk)
-        if facts.counts:
+        if facts.read(chunk):
             facts.complete = True
 
     return look
@@ -245,8 +250,7 @@ def _events(endpoint: Endpoint) -> Glance:
             except (AttributeError, TypeError):
                 facts.chars += output_length(endpoint, chunk)
         elif kind in facts_on:
-            facts.read(chunk)
-            if kind in final_on:
+            if facts.read(chunk) and kind in final_on:
                 facts.complete = True
 
     return look

@@ -77,9 +77,7 @@ def meter(tmp_path: Path) -> Iterator[Meter]:
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(held.exporter))
     meters = MeterProvider([held.reader])
-    otel_tokens.instrument(
-        tracers, meters, config=False, ledger=held.ledger_path, on_record=held.seen.append
-    )
+    otel_tokens.instrument(tracers, meters, config=False, ledger=held.ledger_path, on_record=held.seen.append)
     try:
         yield held
     finally:

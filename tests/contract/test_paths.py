@@ -82,9 +82,7 @@ ANTHROPIC: dict[str, Callable[[anthropic.Anthropic], Any]] = {
         model="claude-opus-4-1", max_tokens=50, messages=MESSAGES
     ).parse(),
     "beta": lambda c: c.beta.messages.create(model="claude-opus-4-1", max_tokens=50, messages=MESSAGES),
-    "stream": lambda c: list(
-        c.messages.create(model="claude-opus-4-1", max_tokens=50, messages=MESSAGES, stream=True)
-    ),
+    "stream": lambda c: list(c.messages.create(model="claude-opus-4-1", max_tokens=50, messages=MESSAGES, stream=True)),
     "beta stream": lambda c: list(
         c.beta.messages.create(model="claude-opus-4-1", max_tokens=50, messages=MESSAGES, stream=True)
     ),
@@ -299,9 +297,7 @@ def test_a_client_and_a_raw_response_object_made_before(model_server: ModelServe
 
 
 def test_count_tokens_and_reads_are_not_billed(meter: Any, model_server: ModelServer) -> None:
-    anthropic_client(model_server).messages.count_tokens(
-        model="claude-opus-4-1", messages=MESSAGES
-    )
+    anthropic_client(model_server).messages.count_tokens(model="claude-opus-4-1", messages=MESSAGES)
     client = openai_client(model_server)
     response = client.responses.create(model="gpt-4o", input="Count.")
     client.get(f"/responses/{response.id}", cast_to=object)
@@ -345,7 +341,11 @@ def test_a_failing_call(meter: Any, make_server: Any) -> None:
     with pytest.raises(openai.AuthenticationError):
         openai_client(server).chat.completions.create(model="gpt-4o", messages=MESSAGES)
     record = meter.one()
-    assert (record.outcome, record.error_type, record.usage.origin) == ("error", "openai.AuthenticationError", "missing")
+    assert (record.outcome, record.error_type, record.usage.origin) == (
+        "error",
+        "openai.AuthenticationError",
+        "missing",
+    )
     assert record.cost.total is None
     assert meter.total("gen_ai.client.inference.usage.input_tokens") == 0
 

@@ -1,0 +1,109 @@
+"""The command group: loads a command's file when it is asked for, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from otel_tokens.errors import OtelTokensError
+from otel_tokens.safely import strict
+
+COMMANDS = ("run", "demo", "report", "exporter", "prices", "budget", "doctor")
+"""In the order of `--help`; each is a module of this package with a click command `command`."""
+
+MISTAKE = 2
+"""Exit code of a user's mistake: a wrong option, a wrong setting, a file that is not there."""
+
+
+def fail(message: str, code: int = MISTAKE) -> NoReturn:
+    """One line on stderr, and out."""
+    _say(message)
+    sys.exit(code)
+
+
+def _say(message: str, path: str = "otel-tokens") -> None:
+    try:
+        print(f"{path}: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody listens any more; the exit code still speaks
+
+
+class Commands(click.Group):
+    """Commands by name, imported one at a time: `otel-tokens run` must not pay for the tables of `report`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"otel_tokens.cli.{cmd_name}").command
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+        """As click's, but an error is one line on stderr and never a traceback."""
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(args, prog_name, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help() if error.ctx else "")
+            code = 0
+        except click.ClickException as error:
+            _say(_one_line(error), _path_of(error))
+            code = MISTAKE
+        except OtelTokensError as error:
+            _say(str(error))
+            code = MISTAKE
+        except (click.Abort, KeyboardInterrupt):
+            code = 130  # as a shell says of a command that Ctrl-C ended
+        except BrokenPipeError:  # `otel-tokens report | head` is no error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+            code = 0
+        except Exception as error:
+            if strict():
+                raise
+            _say(f"a fault of otel-tokens: {type(error).__name__}: {error} (OTEL_TOKENS_STRICT=1 shows where)")
+            code = 70  # EX_SOFTWARE
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _path_of(error: click.ClickException) -> str:
+    ctx = getattr(error, "ctx", None)
+    return ctx.command_path if ctx is not None else "otel-tokens"
+
+
+def _one_line(error: click.ClickException) -> str:
+    words = " ".join(error.format_message().split()).rstrip(".")
+    first = words.partition(" ")[0]
+    if first[1:].islower():  # "No such option" → "no such option"; names keep their capitals
+        words = words[0].lower() + words[1:]
+    return f"{words} (see {_path_of(error)} --help)" if isinstance(error, click.UsageError) else words
+
+
+@click.command(
+    cls=Commands,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="""\b
+Begin with one of these:
+  otel-tokens demo                    see it work, on this machine only
+  otel-tokens run python app.py       meter your own program
+  otel-tokens report --by model       what it cost
+  otel-tokens doctor                  why something is not counted
+
+Settings come from options, OTEL_TOKENS_* variables and otel-tokens.yaml.
+""",
+)
+@click.version_option(package_name="otel-tokens", message="otel-tokens %(version)s")
+def cli() -> None:
+    """Count and price every LLM call of a program, and stop it at a budget.
+
+    `otel-tokens run` meters a program without touching its code; `report` says
+    what it used and what that cost.
+    """

@@ -1,0 +1,1 @@
+"""What `otel-tokens run` needs around the program it starts."""

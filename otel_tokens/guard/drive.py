@@ -1,0 +1,50 @@
+"""Two drivers of one story: a generator yields what it wants of the store, these do it, sync or async."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from otel_tokens.guard.store.base import Store
+
+T = TypeVar("T")
+Step = tuple[Any, ...]
+"""(name of a `Store` method, *arguments), or ("sleep", seconds)."""
+Story = Generator[Step, Any, T]
+
+SLEEP = "sleep"
+
+
+def run(story: Story[T], store: Store) -> T:
+    """Run a story here and now; waits block the thread."""
+    try:
+        step = story.send(None)
+        while True:
+            try:
+                result = time.sleep(step[1]) if step[0] == SLEEP else getattr(store, step[0])(*step[1:])
+            except BaseException as error:  # the story knows what a failure, or a Ctrl-C, leaves behind
+                step = story.throw(error)
+            else:
+                step = story.send(result)
+    except StopIteration as end:
+        return end.value
+
+
+async def arun(story: Story[T], store: Store) -> T:
+    """Run a story in an event loop; waits yield to it."""
+    try:
+        step = story.send(None)
+        while True:
+            try:
+                if step[0] == SLEEP:
+                    result = await asyncio.sleep(step[1])
+                else:
+                    result = await getattr(store, f"a{step[0]}")(*step[1:])
+            except BaseException as error:  # a cancellation too: what was asked for may have been granted
+                step = story.throw(error)
+            else:
+                step = story.send(result)
+    except StopIteration as end:
+        return end.value

@@ -1,0 +1,113 @@
+"""What the guard tells: events for people, spans and hooks; counts of decisions for a metric."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
+from typing import Any, Literal
+
+from otel_tokens.guard import units
+from otel_tokens.guard.line import Line
+from otel_tokens.guard.store.base import Balance, Slot
+from otel_tokens.values import EMPTY, Call
+
+Kind = Literal[
+    "threshold", "exceeded", "cut", "overdraft", "downgrade", "clamp", "slow", "pause", "resume", "unpriced", "store",
+    "estimate", "failed_action",
+]  # fmt: skip
+Decision = Literal["allow", "warn", "deny"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something the guard saw or did. Amounts are in whole units (USD, tokens, seconds); `at` is unix seconds.
+
+    `ratio` is used / limit, `threshold` the share that was crossed ("70 %"), `detail` says the rest in words.
+    """
+
+    kind: Kind
+    budget: str = ""
+    scope: str = ""
+    unit: str = ""
+    used: Decimal | None = None
+    reserved: Decimal | None = None
+    limit: Decimal | None = None
+    ratio: float | None = None
+    threshold: str = ""
+    resets_at: float | None = None
+    provider: str = ""
+    model: str = ""
+    detail: str = ""
+    at: float = 0.0
+    tags: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as JSON takes it; money as text, so that nothing is lost."""
+        row: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for key in ("used", "reserved", "limit"):
+            row[key] = None if row[key] is None else str(row[key])
+        row["tags"] = dict(self.tags)
+        return row
+
+
+def about(kind: Kind, line: Line, slot: Slot, balance: Balance, *, call: Call | None, now: int, **more: Any) -> Event:
+    """An event about one account."""
+    used, reserved, limit = balance
+    return Event(
+        kind,
+        budget=line.name,
+        scope=slot.scope,
+        unit=line.unit,
+        used=units.from_smallest(line.unit, used),
+        reserved=units.from_smallest(line.unit, reserved),
+        limit=units.from_smallest(line.unit, limit),
+        ratio=used / limit if limit > 0 else 1.0,
+        resets_at=line.resets_at(now),
+        provider="" if call is None else call.provider,
+        model="" if call is None else call.model,
+        at=now / 1000,
+        tags=EMPTY if call is None else call.tags,
+        **more,
+    )
+
+
+Emit = Callable[[Event], object]
+
+
+class Decisions:
+    """How often each budget allowed, warned or denied, by provider and model: the totals of a counter."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: dict[tuple[tuple[Line, ...], str, str, str], int] = {}
+        self._single: dict[tuple[str, str, str, str, str], int] = {}
+
+    def call(self, lines: tuple[Line, ...], decision: Decision, provider: str, model: str) -> None:
+        """A decision that all `lines` took part in. One addition, however many lines."""
+        key = (lines, decision, provider, model)
+        with self._lock:
+            self._calls[key] = self._calls.get(key, 0) + 1
+
+    def single(self, budget: str, decision: str, provider: str, model: str, reason: str = "") -> None:
+        """A decision of one budget, or for a `reason` such as "store" without any."""
+        key = (budget, decision, provider, model, reason)
+        with self._lock:
+            self._single[key] = self._single.get(key, 0) + 1
+
+    def totals(self) -> Sequence[tuple[str, str, str, str, str, int]]:
+        """(budget, decision, provider, model, reason, count), all since the start of the process."""
+        with self._lock:
+            calls, single = list(self._calls.items()), dict(self._single)
+        for (lines, decision, provider, model), count in calls:
+            for name in dict.fromkeys(line.name for line in lines):
+                key = (name, decision, provider, model, "")
+                single[key] = single.get(key, 0) + count
+        return [(*key, count) for key, count in sorted(single.items())]
+
+    def after_fork(self) -> None:
+        """A child counts from zero: the parent reports its own."""
+        self._lock = threading.Lock()
+        self._calls.clear()
+        self._single.clear()

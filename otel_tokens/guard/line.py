@@ -1,0 +1,140 @@
+"""One limit of one budget, ready to be asked for at each call: its window now, its slots, its thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from otel_tokens.guard import units
+from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.declare import Limit
+from otel_tokens.guard.store.base import Slot
+from otel_tokens.guard.threshold import STEERING, Action, Threshold
+
+NEVER = 1 << 62
+Measure = str
+"""What a line takes of a call's amounts: a unit, with "~" in front for the expected instead of the upper one."""
+
+_ESCAPES = str.maketrans({c: f"%{ord(c):02X}" for c in "%,=|\n\r\0\t"})
+
+
+class Line:
+    """A limit that calls are admitted against. Everything but the cached window is fixed."""
+
+    __slots__ = (
+        "_limit",
+        "_slice",
+        "_turn",
+        "budget",
+        "clamp_at",
+        "downgrade_at",
+        "hard",
+        "ladder",
+        "measure",
+        "name",
+        "pause_at",
+        "pause_seconds",
+        "scope_keys",
+        "slow",
+        "steers",
+        "thresholds",
+        "unit",
+        "wait_seconds",
+        "wall",
+        "window",
+    )
+
+    def __init__(
+        self,
+        budget: Budget,
+        limit: Limit,
+        thresholds: tuple[Threshold, ...],
+        estimate: Literal["upper", "expected"],
+    ) -> None:
+        self.budget = budget
+        self.name = budget.name
+        self.unit = limit.unit
+        self._limit = limit
+        self.hard = budget.enforce == "hard"
+        self.scope_keys = budget.scope_keys
+        self.window = budget.span
+        self.wall = budget.wall and limit.unit == units.SECONDS
+        self.measure: Measure = self._measure(budget.estimate or estimate)
+        self.thresholds = budget.marks if budget.marks is not None else thresholds
+        self.ladder = budget.rungs
+        self.wait_seconds = budget.wait_seconds if self.hard else 0.0
+        acts = budget.enforce != "observe"
+        steering = [(t.permille, a) for t in self.thresholds for a in t.actions if a.kind in STEERING] if acts else []
+        self.downgrade_at = [at for at, action in steering if action.kind == "downgrade" and self.ladder]
+        self.clamp_at = _first(steering, "clamp")
+        self.pause_at = _first(steering, "pause")
+        self.pause_seconds = max((a.seconds for _, a in steering if a.kind == "pause"), default=0.0)
+        self.slow = [(at, action.seconds) for at, action in steering if action.kind == "slow"]
+        self.steers = bool(self.downgrade_at or self.slow or self.pause_at < 1000)
+        self._turn: tuple[int, int, int, int] = (0, 0, 0, 0)
+        span = self.window
+        self._slice = (span.slice_ms, span.slices) if span is not None else (0, 0)
+
+    def _measure(self, estimate: str) -> Measure:
+        if self.unit == units.SECONDS:
+            return "wall" if self.wall else units.SECONDS
+        return f"~{self.unit}" if estimate == "expected" and self.unit != units.CALLS else self.unit
+
+    def now(self, now: int) -> tuple[int, int, int, int]:
+        """(start, end, limit, unix ms until which this holds)."""
+        turn = self._turn
+        if turn[3] <= now or now < turn[0]:
+            self._turn = turn = self._work_out(now)
+        return turn
+
+    def _work_out(self, now: int) -> tuple[int, int, int, int]:
+        span, limit = self.window, self._limit
+        if span is None:
+            return 0, 0, limit.amount, NEVER
+        start, end = span.at(now)
+        if not limit.by_weekday:
+            return start, end, limit.amount, end or NEVER
+        # A calendar window has the limit of the day it begins on; a rolling one that of today.
+        amount = limit.by_weekday[span.weekday(start or now)]
+        return start, end, amount, end or span.day_end(now)
+
+    def slot(self, scope: str, key: str, now: int) -> Slot:
+        """The slot of a scope in the window of `now`."""
+        start, end, limit, _ = self.now(now)
+        return Slot(
+            key=key,
+            budget=self.name,
+            unit=self.unit,
+            scope=scope,
+            limit=limit,
+            start=start,
+            end=end,
+            slice_ms=self._slice[0],
+            slices=self._slice[1],
+            hard=self.hard,
+            wall=self.wall,
+            grace=self._limit.grace,
+            keep_ms=self.budget.keep_ms,
+        )
+
+    def resets_at(self, now: int) -> float | None:
+        """Unix seconds at which the calendar window ends, or None."""
+        end = self.now(now)[1]
+        return end / 1000 if end else None
+
+
+def scope_name(keys: Sequence[str], values: Sequence[str]) -> str:
+    """The scope of these values: "tenant=acme,user=bob"; "" for a budget that is not split.
+
+    A value that is missing is empty: calls without the tag share one scope. Values are cut at 200 characters.
+    """
+    return ",".join(f"{key}={value[:200].translate(_ESCAPES)}" for key, value in zip(keys, values, strict=True))
+
+
+def slot_key(line: Line, scope: str) -> str:
+    """The identity of a line's account for `scope`."""
+    return f"{line.name}|{line.unit}|{scope}"
+
+
+def _first(steering: Sequence[tuple[int, Action]], kind: str) -> int:
+    return min((at for at, action in steering if action.kind == kind), default=NEVER)

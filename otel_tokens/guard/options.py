@@ -1,0 +1,61 @@
+"""The guard's options, and what is injected into it: all plain values and callables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from otel_tokens.guard.presets import THRESHOLDS
+from otel_tokens.guard.threshold import HOOKS
+from otel_tokens.values import EMPTY, Call, CallSizes, Cost, Usage
+
+
+class Price(Protocol):
+    """Prices usage; `at` is unix time in seconds, `tier` the service tier that was asked for."""
+
+    def __call__(self, provider: str, model: str, usage: Usage, *, at: float, tier: str | None = None) -> Cost:
+        """The cost; its total is None when the model has no price."""
+        ...
+
+
+Estimate = Callable[[Call, CallSizes], Usage]
+"""The likely usage of a call (what `estimate: expected` reserves)."""
+
+
+def _no_tags() -> Mapping[str, str]:
+    return EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class GuardOptions:
+    """How the guard decides where budgets do not say.
+
+    `fail`: without the store let calls through (open) or refuse (closed). `estimate`: reserve the upper bound or
+    the expected use. `unpriced`: under a money budget refuse a model without price, price it as its dearest
+    `sibling` (needs `dearest`), or watch its `tokens` only. `thresholds`: shares of a budget that are announced.
+    `lease_seconds`: how long a reservation outlives its process. `min_output`: the fewest output tokens a call
+    may be clamped to. `clamp_unbounded`: a call without a limit of its own gets one when its model's maximum
+    does not fit. `max_output(provider, model)` is a model's largest output, or None. `queue` bounds settlements
+    waiting for a store on the network. `tags()` are the current tags. `on_pause(event)` is told of each paused
+    call. `hooks` are the application's own, by kind (checkpoint, compact).
+    """
+
+    fail: Literal["open", "closed"] = "open"
+    estimate: Literal["upper", "expected"] = "upper"
+    unpriced: Literal["block", "sibling", "tokens"] = "block"
+    thresholds: object = THRESHOLDS
+    lease_seconds: float = 60.0
+    min_output: int = 128
+    clamp_unbounded: bool = True
+    max_output: Callable[[str, str], int | None] | None = None
+    dearest: Callable[[str, Usage, float], Cost] | None = None
+    queue: int = 10_000
+    tags: Callable[[], Mapping[str, str]] = _no_tags
+    on_pause: Callable[[Any], object] | None = None
+    hooks: Mapping[str, Callable[[Any], object]] = field(default_factory=dict[str, Callable[[Any], object]])
+
+    def __post_init__(self) -> None:
+        unknown = set(self.hooks) - HOOKS
+        if unknown:
+            raise ValueError(f"unknown hooks: {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(HOOKS))}")

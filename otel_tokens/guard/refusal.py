@@ -1,0 +1,71 @@
+"""The one error the guard raises, with its facts and a message that a person understands."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from otel_tokens.errors import BudgetExceededError
+from otel_tokens.guard import units
+from otel_tokens.guard.line import Line
+from otel_tokens.guard.store.base import Balance, Slot
+from otel_tokens.guard.window import zone_of
+
+
+def refused(
+    line: Line, slot: Slot, balance: Balance, requested: int, *, now: int, why: str = ""
+) -> BudgetExceededError:
+    """The refusal of a call (or operation) by one line; amounts in smallest units, `now` in unix ms."""
+    used, reserved, limit = balance
+    head = f"budget {line.name!r}" + (f" ({slot.scope})" if slot.scope else "")
+    what = f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
+    if not line.wall:
+        what += f", {units.show(line.unit, reserved)} reserved"
+    parts = [f"{head}: {why}{what}{_asks(line, requested)}"]
+    reset = line.resets_at(now)
+    if reset is not None:
+        parts.append(f"resets at {_moment(reset, line)}")
+    return error("; ".join(parts), line, slot, balance, requested=requested, resets_at=reset)
+
+
+def cut(line: Line, slot: Slot, balance: Balance, tokens: int, *, now: int, why: str = "") -> BudgetExceededError:
+    """The error of a stream that had to end after `tokens` output tokens."""
+    head = f"budget {line.name!r}" + (f" ({slot.scope})" if slot.scope else "")
+    used, _, limit = balance
+    what = why or f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
+    message = f"{head}: stream cut after about {tokens:,} output tokens; {what}"
+    return error(message, line, slot, balance, requested=0, resets_at=line.resets_at(now))
+
+
+def error(
+    message: str, line: Line, slot: Slot, balance: Balance, *, requested: int, resets_at: float | None
+) -> BudgetExceededError:
+    """`BudgetExceededError` with its facts in whole units."""
+    used, reserved, limit = (units.from_smallest(line.unit, amount) for amount in balance)
+    return BudgetExceededError(
+        message,
+        budget=line.name,
+        scope=slot.scope,
+        unit=line.unit,
+        limit=limit,
+        used=used,
+        reserved=reserved,
+        requested=units.from_smallest(line.unit, requested),
+        resets_at=resets_at,
+    )
+
+
+def _asks(line: Line, requested: int) -> str:
+    kind = units.family(line.unit)
+    amount = f"{units.show(line.unit, requested)} {units.name(line.unit)}"
+    if line.wall:
+        return ""
+    if kind == units.USD:
+        return f", this call may cost up to {amount}"
+    if kind in {units.CALLS, units.OPERATIONS}:
+        return "" if requested == 1 else f", {amount} requested"
+    return f", this call may use up to {amount}"
+
+
+def _moment(seconds: float, line: Line) -> str:
+    zone = line.window.zone if line.window is not None else "UTC"
+    return f"{datetime.fromtimestamp(seconds, zone_of(zone)):%Y-%m-%d %H:%M} {zone}"

@@ -1,0 +1,207 @@
+"""One call between its request and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from otel_tokens.errors import BudgetExceededError
+from otel_tokens.lifecycle.ending import Ending
+from otel_tokens.lifecycle.rooms import Engine
+from otel_tokens.providers.spec import Endpoint
+from otel_tokens.safely import safely
+from otel_tokens.usage.read import Facts, dig, glance, length
+from otel_tokens.values import Call, CallSizes, Lease, Outcome
+
+current: ContextVar[ActiveCall | None] = ContextVar("otel_tokens_call", default=None)
+"""The call whose request is under way here: retries and the SDK's own span belong to it."""
+
+
+class ActiveCall:
+    """One call between its request and its end. Ends exactly once, whoever ends it first.
+
+    `idle` is true while a stream waits for its consumer: a close that comes then is the consumer's own.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_attached",
+        "_token",
+        "attempts",
+        "body",
+        "call",
+        "cut_at",
+        "ended",
+        "endpoint",
+        "engine",
+        "facts",
+        "first",
+        "glance",
+        "hide_usage",
+        "idle",
+        "lease",
+        "own_span",
+        "parsed",
+        "reason",
+        "span",
+        "started",
+    )
+
+    def __init__(self, engine: Engine, call: Call, endpoint: Endpoint, body: Mapping[str, Any]) -> None:
+        self.ended = False
+        self.engine = engine
+        self.call = call
+        self.endpoint = endpoint
+        self.body: Mapping[str, Any] | None = body
+        self.facts = Facts(endpoint)
+        self.glance = glance(endpoint)
+        self.lease: Lease | None = None
+        self.span: Any = None
+        self.own_span = True
+        self._attached: Any = None
+        self.attempts = 1
+        self.parsed = False
+        self.idle = False
+        self.hide_usage = False
+        self.first: float | None = None
+        self.cut_at: int | None = None
+        self.reason: str | None = None
+        self._token: Any = None
+        self.started = time.perf_counter()
+
+    # ---- before -----------------------------------------------------------------------------------------------
+    def sizes(self) -> CallSizes:
+        """What the guard may know of the request: lengths and bounds, no content."""
+        body, call, estimator = self.body or {}, self.call, self.engine.estimator
+        chars = self.input_chars()
+        expected = estimator.tokens(call.model, "input", chars)
+        thinking = next((v for path in self.endpoint.thinking if isinstance(v := dig(body, path), int)), 0)
+        return CallSizes(
+            input_tokens_estimate=expected,
+            # Before the first report of a model, half as many tokens as characters: dense code and CJK stay below.
+            input_upper=round(expected * 1.25) + 16 if estimator.calibrated(call.model) else chars // 2 + 64,
+            output_bound=call.max_output,
+            thinking=thinking,
+            choices=call.choices,
+        )
+
+    def input_chars(self) -> int:
+        """The characters of text in the request."""
+        body = self.body
+        return 0 if body is None else sum(length(body.get(key)) for key in self.endpoint.input)
+
+    def admit(self) -> None:
+        """Ask the guard; raises BudgetExceededError, and then nothing is sent."""
+        guard = self.engine.guard
+        if guard is None:
+            return
+        try:
+            self.lease = safely("guard.admit", guard.admit, self.call, self.sizes())
+        except BudgetExceededError as error:
+            self.refuse(error)
+            raise
+
+    async def aadmit(self) -> None:
+        """`admit` for async callers."""
+        guard = self.engine.guard
+        if guard is None:
+            return
+        try:
+            self.lease = await guard.aadmit(self.call, self.sizes())
+        except BudgetExceededError as error:
+            self.refuse(error)
+            raise
+        except Exception as error:  # the wall, which has no async form
+            safely("guard.admit", _reraise, error)
+
+    def refuse(self, error: BudgetExceededError) -> None:
+        """Note a refusal: no span, no record, nothing was sent."""
+        self.ended = True
+        safely("spans.refused", self.engine.spans.refused, error, self.call)
+
+    def enter(self, foreign: Any = None, *, native: bool = False) -> None:
+        """Make this the current call and open its span, unless another instrumentation's `foreign` one is open.
+
+        `native`: the SDK is about to open a span of its own, which will be adopted.
+        """
+        self._token = current.set(self)
+        if foreign is not None:
+            self.adopt(foreign)
+        elif not native:
+            safely("spans.start", self._open_span)
+
+    def _open_span(self) -> None:
+        spans = self.engine.spans
+        self.span = spans.start(self.call)
+        self._attached = spans.attach(self.span)
+
+    def adopt(self, span: Any) -> None:
+        """Write on a span of another instrumentation instead of one of our own."""
+        self.span, self.own_span = span, False
+
+    def leave(self) -> None:
+        """Undo `enter` in the same context; the span stays open until the call ends."""
+        current.reset(self._token)
+        if self._attached is not None:
+            safely("spans.detach", self.engine.spans.detach, self._attached)
+            self._attached = None
+
+    # ---- while it runs ----------------------------------------------------------------------------------------
+    def see(self, payload: Any) -> None:
+        """Take a whole response."""
+        safely("read", self.facts.read_whole, payload)
+
+    def see_chunk(self, chunk: Any) -> bool:
+        """Take a stream chunk; say whether to hide it from the caller, who did not ask for it."""
+        facts = self.facts
+        if self.first is None:
+            self.first = time.perf_counter()
+        try:
+            self.glance(facts, chunk)
+        except Exception as error:  # the wall, inline: this runs for every chunk
+            safely("read chunk", _reraise, error)
+        return self.hide_usage and facts.complete and not getattr(chunk, "choices", True)
+
+    def over(self) -> BudgetExceededError | None:
+        """Whether the guard wants this stream cut now; one comparison while far from the limit."""
+        if self.cut_at is None or self.facts.chars < self.cut_at:
+            return None
+        guard, lease = self.engine.guard, self.lease
+        if guard is None or lease is None:
+            return None
+        tokens = self.engine.estimator.tokens(self.call.model, "output", self.facts.chars)
+        return safely("guard.look", guard.look, lease, tokens)
+
+    # ---- the end ----------------------------------------------------------------------------------------------
+    def fail(self, error: BaseException) -> None:
+        """End with an exception; some carry a billed response (a parse that failed on a cut answer)."""
+        for name in ("completion", "response"):
+            billed = getattr(error, name, None)
+            if billed is not None and dig(billed, self.endpoint.at[0]) is not None:
+                self.see(billed)
+                break
+        self.end("cancelled" if isinstance(error, (asyncio.CancelledError, GeneratorExit)) else "error", error)
+
+    def drop(self) -> None:
+        """End from a finaliser: the work is done elsewhere, as this code may run inside anybody's lock."""
+        if not self.ended:
+            self.ended = True
+            self.engine.worker.submit(Ending(self, "abandoned", None, time.perf_counter()))
+
+    def end(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        """End the call; only the first end counts."""
+        if not self.ended:
+            self.ended = True
+            safely("end", Ending(self, outcome, error, time.perf_counter()))
+
+    def __del__(self) -> None:
+        """A call whose response was dropped unread."""
+        if not self.ended:
+            self.drop()
+
+
+def _reraise(error: BaseException) -> None:
+    raise error

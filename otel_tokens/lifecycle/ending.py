@@ -1,0 +1,180 @@
+"""The last part of a call's story: from facts to usage, cost and record, to the sinks, to settlement."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from otel_tokens.safely import safely
+from otel_tokens.usage.normalise import normalise
+from otel_tokens.values import FREE, UNPRICED, Cost, Outcome, Record, Usage
+
+if TYPE_CHECKING:
+    from otel_tokens.lifecycle.active import ActiveCall
+
+
+class Ending:
+    """The last part of the story: from facts to record, to the sinks, to settlement."""
+
+    __slots__ = ("active", "error", "finished", "outcome")
+
+    def __init__(self, active: ActiveCall, outcome: Outcome, error: BaseException | None, finished: float) -> None:
+        self.active = active
+        self.outcome: Outcome = outcome
+        self.error = error
+        self.finished = finished
+
+    def __call__(self) -> Record | None:
+        active = self.active
+        engine = active.engine
+        if active.span is None:
+            # The SDK was to open a span of its own and did not.
+            active.span = safely("spans.start", engine.spans.start, active.call)
+        record = safely("record", self.record)
+        if record is not None:
+            for name, sink in engine.sinks:
+                safely(name, sink, record)
+        if active.span is not None:
+            safely("spans.finish", self._finish_span, record)
+        if active.lease is not None and engine.guard is not None:
+            safely("guard.settle", self._settle, record)
+        active.body = None
+        return record
+
+    def _finish_span(self, record: Record | None) -> None:
+        active = self.active
+        spans, span = active.engine.spans, active.span
+        try:
+            if record is None:
+                pass
+            elif active.own_span:
+                spans.finish(span, record, error=self.error)
+            else:
+                spans.annotate(span, record)
+        finally:
+            if active.own_span and record is None:
+                span.end()
+            elif not active.own_span:
+                release = getattr(span, "release", None)
+                if release is not None:
+                    release()
+
+    def _settle(self, record: Record | None) -> None:
+        active = self.active
+        guard, lease = active.engine.guard, active.lease
+        if guard is None or lease is None:
+            return
+        if record is None:
+            guard.release(lease)  # a fault of ours: the caller's budget must not stay reserved
+        elif record.outcome == "error" and record.usage.origin == "missing" and active.first is None:
+            guard.release(lease)  # the provider refused or never answered: nothing was billed
+        else:
+            guard.settle(lease, record)
+
+    def record(self) -> Record:
+        """Everything known of the call."""
+        active, facts, call = self.active, self.active.facts, self.active.call
+        usage, reason = self._usage()
+        if reason is not None:
+            active.reason = active.reason or reason
+        cost = UNPRICED
+        priced = safely("price", self._price, usage)
+        if priced is not None:
+            cost = priced
+        span = active.span
+        trace_id, span_id = active.engine.spans.ids(span) if span is not None else (None, None)
+        outcome = self.outcome
+        if outcome == "abandoned" and facts.complete:
+            outcome = "ok"  # the caller stopped reading after the last thing that counts
+        started = active.started
+        return Record(
+            call=call,
+            usage=usage,
+            cost=cost,
+            outcome=outcome,
+            duration=self.finished - started,
+            response_model=facts.model,
+            response_id=facts.id,
+            finish_reasons=facts.finish,
+            service_tier=facts.tier,
+            speed=facts.speed,
+            geo=facts.geo,
+            error_type=_error_type(self.error),
+            missing_reason=active.reason if usage.origin != "provider" else None,
+            first_chunk=None if active.first is None else active.first - started,
+            chunks=facts.chunks,
+            attempts=active.attempts,
+            trace_id=trace_id,
+            span_id=span_id,
+            decision=active.lease.decision if active.lease is not None else None,
+        )
+
+    def _price(self, usage: Usage) -> Cost:
+        active, facts = self.active, self.active.facts
+        call = active.call
+        if call.free:
+            return FREE
+        return active.engine.price(
+            call.provider,
+            call.model,
+            usage,
+            response_model=facts.model,
+            tier=facts.tier,
+            speed=facts.speed,
+            geo=facts.geo,
+            at=call.started,
+            operation=call.operation,
+        )
+
+    def _usage(self) -> tuple[Usage, str | None]:
+        """The call's usage, and why it is not the provider's full report (None when it is)."""
+        active, facts = self.active, self.active.facts
+        usage = normalise(facts.counts, active.endpoint)
+        if usage.origin == "provider" and facts.complete:
+            self._calibrate(usage)
+            return usage, None
+        if self.outcome == "error" and not facts.chunks and usage.origin == "missing":
+            return usage, "error"
+        if not facts.chunks:
+            return usage, self._why_missing()
+        return self._estimated(usage), "aborted" if self.outcome != "ok" else "stream_no_usage"
+
+    def _why_missing(self) -> str:
+        facts = self.active.facts
+        if self.outcome in ("abandoned", "cancelled", "cut"):
+            return "aborted"
+        if facts.strange or facts.counts:
+            return "parse_error"
+        background = self.active.endpoint.background
+        if background is not None and (self.active.body or {}).get(background):
+            return "background"
+        return "no_usage"
+
+    def _calibrate(self, usage: Usage) -> None:
+        active = self.active
+        estimator, model, facts = active.engine.estimator, active.call.model, active.facts
+        if facts.chars:
+            estimator.learn(model, "output", facts.chars, usage.output - usage.reasoning)
+        if active.engine.guard is not None or not estimator.calibrated(model):
+            estimator.learn(model, "input", active.input_chars(), usage.input)
+
+    def _estimated(self, usage: Usage) -> Usage:
+        """Usage of an answer whose report is missing in part: input as reported, output from what arrived."""
+        active = self.active
+        estimator, model = active.engine.estimator, active.call.model
+        output = max(usage.output, estimator.tokens(model, "output", active.facts.chars))
+        if usage.origin == "provider":
+            return replace(usage, output=output, origin="partial", total=None, reported=usage.reported - {"output"})
+        given = estimator.tokens(model, "input", active.input_chars())
+        return replace(usage, input=given, output=output, origin="estimated", total=None)
+
+
+def _error_type(error: BaseException | None) -> str | None:
+    if error is None:
+        return None
+    kind = type(error)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
+    )

@@ -1,0 +1,106 @@
+"""What a call needs of the other rooms, and the engine that holds them: injected by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from otel_tokens.background import Worker
+from otel_tokens.errors import BudgetExceededError
+from otel_tokens.usage.estimate import Estimator
+from otel_tokens.values import Call, CallSizes, Cost, Lease, Record, Usage
+
+Sink = Callable[[Record], object]
+"""Takes each record once it is complete. Sinks run in order, each behind the wall."""
+
+
+class Price(Protocol):
+    """Prices usage; `at` is unix time in seconds."""
+
+    def __call__(
+        self,
+        provider: str,
+        model: str,
+        usage: Usage,
+        *,
+        response_model: str | None = None,
+        tier: str | None = None,
+        speed: str | None = None,
+        geo: str | None = None,
+        at: float,
+        operation: str = "chat",
+    ) -> Cost:
+        """The cost of `usage`."""
+        ...
+
+
+class SpanRoom(Protocol):
+    """Spans of calls: the telemetry room."""
+
+    def start(self, call: Call) -> Any:
+        """A started span."""
+        ...
+
+    def finish(self, span: Any, record: Record, *, end: bool = True, error: BaseException | None = None) -> None:
+        """Set what the record says, and end the span."""
+        ...
+
+    def annotate(self, span: Any, record: Record) -> None:
+        """Add our attributes to another instrumentation's span."""
+        ...
+
+    def attach(self, span: Any) -> Any:
+        """Make the span current; returns a token."""
+        ...
+
+    def detach(self, token: Any) -> None:
+        """Undo `attach`."""
+        ...
+
+    def ids(self, span: Any) -> tuple[str | None, str | None]:
+        """Trace id and span id in hex."""
+        ...
+
+    def refused(self, error: BudgetExceededError, call: Call) -> None:
+        """Note on the current span that a call was refused."""
+        ...
+
+
+class GuardRoom(Protocol):
+    """Budgets: admit before, look at chunks, settle after."""
+
+    def admit(self, call: Call, sizes: CallSizes) -> Lease | None:
+        """Reserve, or raise BudgetExceededError."""
+        ...
+
+    async def aadmit(self, call: Call, sizes: CallSizes) -> Lease | None:
+        """The same without blocking the loop."""
+        ...
+
+    def look(self, lease: Lease, output_tokens: int) -> BudgetExceededError | None:
+        """Whether a stream that has produced so many tokens must be cut."""
+        ...
+
+    def settle(self, lease: Lease, record: Record) -> None:
+        """Replace the reservation by what the call did cost."""
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """Give the reservation back: nothing was billed."""
+        ...
+
+
+@dataclass(slots=True)
+class Engine:
+    """What every call needs, built once by the composition root."""
+
+    price: Price
+    spans: SpanRoom
+    sinks: tuple[tuple[str, Sink], ...]
+    estimator: Estimator = field(default_factory=Estimator)
+    worker: Worker = field(default_factory=Worker)
+    guard: GuardRoom | None = None
+    cut_cleanly: bool = False
+    foreign: str = "coexist"
+    no_usage_option: set[tuple[str | None, int | None]] = field(default_factory=set[tuple[str | None, int | None]])

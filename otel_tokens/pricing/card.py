@@ -1,0 +1,221 @@
+"""The rate card: all prices of one model on one tier in one period, and the arithmetic that charges a call by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from decimal import Context, Decimal
+from math import inf
+
+from otel_tokens.values import Usage
+
+# Our own context: the application may have set another precision or trap on its thread's. 200 digits are never
+# needed; they make every product and sum exact. Traps are off because absurd input must not raise.
+EXACT = Context(prec=200, traps=[])
+
+ZERO = Decimal(0)
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """USD per token; None where no rate is known.
+
+    `cache_write` is the rate of a write whose lifetime is not stated. Lifetimes and modalities without a rate of
+    their own are charged at `cache_write`, `cache_read`, `input` or `output`, whose part they are.
+    """
+
+    input: Decimal | None = None
+    output: Decimal | None = None
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+    cache_write_5m: Decimal | None = None
+    cache_write_30m: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    cache_write_12h: Decimal | None = None
+    input_audio: Decimal | None = None
+    input_image: Decimal | None = None
+    input_video: Decimal | None = None
+    cache_read_audio: Decimal | None = None
+    cache_read_image: Decimal | None = None
+    cache_read_video: Decimal | None = None
+    output_audio: Decimal | None = None
+    output_image: Decimal | None = None
+    output_video: Decimal | None = None
+    reasoning: Decimal | None = None
+
+    @property
+    def modal(self) -> bool:
+        """Whether a modality or reasoning has a rate of its own."""
+        return any(getattr(self, name) is not None for name in _MODAL)
+
+    def times(self, factor: Decimal) -> Rates:
+        """All rates multiplied by `factor`."""
+        changes = {
+            name: EXACT.multiply(rate, factor) for name in RATE_NAMES if (rate := getattr(self, name)) is not None
+        }
+        return replace(self, **changes)
+
+
+RATE_NAMES: tuple[str, ...] = tuple(f.name for f in fields(Rates))
+MODALITIES = ("audio", "image", "video")
+_MODAL = (
+    *(f"{kind}_{modality}" for kind in ("input", "cache_read", "output") for modality in MODALITIES),
+    "reasoning",
+)
+TTLS = ("12h", "1h", "30m", "5m")
+
+
+def rates_per_million(values: Mapping[str, Decimal | None]) -> Rates:
+    """`Rates` from USD per million tokens; a cache rate that is not given is the input rate (of the same modality)."""
+    per_token = {name: None if rate is None else EXACT.scaleb(rate, -6) for name, rate in values.items()}
+    if per_token.get("cache_read") is None:
+        for modality in MODALITIES:
+            per_token.setdefault(f"cache_read_{modality}", per_token.get(f"input_{modality}"))
+    for name in ("cache_read", "cache_write"):
+        if per_token.get(name) is None:
+            per_token[name] = per_token.get("input")
+    return Rates(**per_token)
+
+
+@dataclass(frozen=True, slots=True)
+class RateCard:
+    """The compiled prices of (provider, model, tier) in the period [`valid_from`, `valid_until`), unix seconds.
+
+    `bands` are the long-context rates: (n, rates) charges *all* tokens of a call whose input, cached included, is
+    larger than n; the highest that fits counts. `web_search` and `per_request` are USD for one. `rule` names the
+    source. `estimated` says why the rates are not known to be right ("" if they are), `unsure` the cache-write
+    lifetimes that have no rate of their own.
+    """
+
+    provider: str
+    model: str
+    rule: str
+    rates: Rates
+    bands: tuple[tuple[int, Rates], ...] = ()
+    web_search: Decimal | None = None
+    per_request: Decimal | None = None
+    estimated: str = ""
+    unsure: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    valid_from: float = -inf
+    valid_until: float = inf
+    currency: str = "USD"
+    modal: bool = field(init=False, default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modal", self.rates.modal or any(rates.modal for _, rates in self.bands))
+
+    def rates_for(self, input_tokens: int) -> Rates:
+        """The rates of a call with this much input."""
+        rates = self.rates
+        for above, banded in self.bands:
+            if input_tokens > above:
+                rates = banded
+        return rates
+
+    def times(self, factor: Decimal) -> RateCard:
+        """The card with all token rates multiplied; prices per search and per request stay."""
+        bands = tuple((above, rates.times(factor)) for above, rates in self.bands)
+        return replace(self, rates=self.rates.times(factor), bands=bands)
+
+
+Parts = tuple[Decimal, Decimal, Decimal, Decimal, Decimal]
+"""input, cache_read, cache_write, output, other: in the order of `values.COST_PARTS`."""
+
+_mul = EXACT.multiply
+_add = EXACT.add
+
+
+def charge(card: RateCard, usage: Usage) -> Parts | str:
+    """The money of `usage` in USD by `card`, or why it cannot be told: the kind of tokens that has no rate.
+
+    The one place that subtracts: uncached input is input - cache_read - cache_write, never below 0.
+    """
+    rates = card.rates_for(usage.input) if card.bands else card.rates
+    read, write = usage.cache_read, usage.cache_write
+    uncached = usage.input - read - write
+    if uncached < 0 or read < 0 or write < 0 or usage.output < 0:
+        uncached, read, write = max(uncached, 0), max(read, 0), max(write, 0)
+    if card.modal:
+        modal = _modal_parts(rates, usage, uncached, read)
+        if isinstance(modal, str):
+            return modal
+        cost_in, cost_read, cost_out = modal
+    else:
+        output = usage.output
+        cost_in = cost_read = cost_out = ZERO
+        if uncached:
+            if rates.input is None:
+                return "input"
+            cost_in = _mul(rates.input, uncached)
+        if read:
+            if rates.cache_read is None:
+                return "cache_read"
+            cost_read = _mul(rates.cache_read, read)
+        if output > 0:
+            if rates.output is None:
+                return "output"
+            cost_out = _mul(rates.output, output)
+    cost_write = ZERO
+    if write:
+        if rates.cache_write is None:
+            return "cache_write"
+        cost_write = _write_cost(rates, usage, write)
+    other = ZERO if card.per_request is None else card.per_request
+    if usage.web_searches > 0 and card.web_search is not None:
+        other = _add(other, _mul(card.web_search, usage.web_searches))
+    return cost_in, cost_read, cost_write, cost_out, other
+
+
+def _write_cost(rates: Rates, usage: Usage, write: int) -> Decimal:
+    """Cache writes by lifetime; what has no stated lifetime at the provider's default."""
+    total = ZERO
+    for ttl, tokens in (
+        ("12h", usage.cache_write_12h),
+        ("1h", usage.cache_write_1h),
+        ("30m", usage.cache_write_30m),
+        ("5m", usage.cache_write_5m),
+    ):
+        if tokens > 0 and write > 0:
+            tokens = min(tokens, write)
+            write -= tokens
+            total = _add(total, _mul(_first(getattr(rates, "cache_write_" + ttl), rates.cache_write), tokens))
+    return _add(total, _mul(_first(rates.cache_write), write)) if write else total
+
+
+def _first(*rates: Decimal | None) -> Decimal:
+    return next((rate for rate in rates if rate is not None), ZERO)
+
+
+def _modal_parts(rates: Rates, usage: Usage, uncached: int, read: int) -> tuple[Decimal, Decimal, Decimal] | str:
+    """input, cache_read and output where a modality or reasoning has a rate of its own."""
+    costs: list[Decimal] = []
+    for kind, left in (("input", uncached), ("cache_read", read), ("output", max(usage.output, 0))):
+        cost = ZERO
+        for modality in MODALITIES:
+            rate: Decimal | None = getattr(rates, f"{kind}_{modality}")
+            if rate is None:
+                continue
+            tokens: int = getattr(usage, f"{kind}_{modality}")
+            if kind == "input":
+                tokens -= getattr(usage, f"cache_read_{modality}")
+            tokens = min(max(tokens, 0), left)
+            left -= tokens
+            cost = _add(cost, _mul(rate, tokens))
+        if kind == "output" and rates.reasoning is not None:
+            tokens = min(max(usage.reasoning, 0), left)
+            left -= tokens
+            cost = _add(cost, _mul(rates.reasoning, tokens))
+        if left:
+            rate = getattr(rates, kind)
+            if rate is None:
+                return kind
+            cost = _add(cost, _mul(rate, left))
+        costs.append(cost)
+    return costs[0], costs[1], costs[2]
+
+
+def is_unsure(card: RateCard, usage: Usage) -> bool:
+    """Whether `usage` has cache writes of a lifetime whose rate is not known."""
+    return any(getattr(usage, "cache_write_" + ttl) > 0 for ttl in card.unsure)

@@ -1,0 +1,100 @@
+"""What a model is called: the names under which a price may stand, from the exact one to its family.
+
+A name is only ever shortened by what does not change the price (an address, a date, `-latest`), so that a model
+never gets the price of a sibling: `gpt-4o-mini` is not a `gpt-4o`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from otel_tokens.pricing.shipped import VENDOR_PREFIXES
+
+_DATE = r"20\d{2}-?(?:0[1-9]|1[0-2])-?(?:[0-2]\d|3[01])"
+DATE = re.compile(rf"(?<!\d){_DATE}(?!\d)")
+_COMPACT_DATE = re.compile(r"(?<=-)(20\d{2})(0[1-9]|1[0-2])([0-2]\d|3[01])(?=[-:@]|$)")
+_SUFFIX = re.compile(rf"[-@](?:{_DATE}|latest|default)$|(?<=\w)-00\d$")
+_SEPARATORS = "-@:/._"
+
+# What may stand after a name that the catalogue knows without changing what it costs.
+_WORDS = frozenset({"latest", "preview", "exp", "experimental", "beta", "default", "customtools", "instruct", "it"})
+_NUMBER = re.compile(r"\d{3,4}|\d{6}|\d{8}|v\d{1,2}")
+_REGION = re.compile(r"(?:us|eu|ap|apac|jp|au|in|ca|sa|me|af|il|mx|us-gov)\.(?=[a-z0-9]+\.)")
+
+# Bedrock: capacity by the hour or a model of the customer's own; the base model's token price does not apply.
+_NOT_BY_TOKEN = re.compile(r"arn:aws[a-z-]*:bedrock:[^/]*:(?:provisioned-model|imported-model|custom-model[a-z-]*)/")
+
+
+def by_the_hour(model: str) -> bool:
+    """Whether `model` is an address whose calls are not billed by the token at the public price."""
+    return _NOT_BY_TOKEN.match(model.strip().lower()) is not None
+
+
+def spellings(model: str, provider: str) -> tuple[str, ...]:
+    """The names of exactly this model, lower case, best first: as given, then without address and vendor."""
+    name = model.strip().lower()
+    found = [name]
+    if name.startswith("ft:"):
+        # ft:<base>:<organisation>:<suffix>:<id>: the base alone decides the price
+        return (":".join(name.split(":", 2)[:2]),)
+    if name.startswith("arn:") or "/models/" in name or name.startswith("models/"):
+        found.append(name.rpartition("/")[2])
+    prefix, slash, rest = name.partition("/")
+    while slash and rest:
+        vendor = VENDOR_PREFIXES.get(prefix)
+        if vendor is None or (vendor and provider not in vendor):
+            break
+        found.append(rest)
+        prefix, slash, rest = rest.partition("/")
+    for spelling in tuple(found):
+        dashed = _COMPACT_DATE.sub(r"\1-\2-\3", spelling)
+        if dashed != spelling:
+            found.append(dashed)
+    return tuple(dict.fromkeys(found))
+
+
+def family(name: str) -> str | None:
+    """`name` without its date, `-latest` or stable version, or None when it has none."""
+    shorter = _SUFFIX.sub("", name)
+    return shorter if shorter and shorter != name else None
+
+
+def without_region(name: str) -> str | None:
+    """A Bedrock id without the region of its inference profile, or None; `global.` has a price of its own."""
+    match = _REGION.match(name)
+    return name[match.end() :] if match else None
+
+
+def is_same_model(name: str, start: int, end: int) -> bool:
+    """Whether `name` is the model that `name[start:end]` names: all around it is address, date or version."""
+    if end <= start:
+        return False
+    before = name[:start]
+    if before and before[-1] not in "/.:":
+        return False
+    if name[end - 4 : end] == ".ft-":
+        return True  # what follows is the id of a fine-tune of exactly this base
+    masked = DATE.sub(lambda match: " " * len(match.group()), name)
+    if end < len(name) and masked[end] not in _SEPARATORS + " " and masked[end - 1] not in _SEPARATORS + " ":
+        # The match ends inside a word: the whole word has to be harmless.
+        while end > start and masked[end - 1] not in _SEPARATORS + " ":
+            end -= 1
+    return _harmless(masked[end:])
+
+
+def _harmless(rest: str) -> bool:
+    preview = False
+    for separator, word in re.findall(r"([-@:/._]|^)([^-@:/._ ]*)", rest):
+        if word == "":
+            continue
+        if separator in ("/", "."):
+            return False
+        small = word.isdigit() and len(word) <= 2
+        if separator == ":" and (small or re.fullmatch(r"\d+k", word)):
+            continue  # Bedrock's revision, and its context length: v1:0, v1:0:300k
+        if small and preview:
+            continue  # the month and day of a preview: -preview-05-06
+        if word not in _WORDS and not _NUMBER.fullmatch(word):
+            return False
+        preview = preview or word in ("preview", "exp")
+    return True

@@ -1,0 +1,1 @@
+"""Reports: what a ledger says, as a table, JSON or CSV."""
