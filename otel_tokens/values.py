@@ -214,6 +214,8 @@ class CallSizes:
 
     `input_tokens_estimate` is the likely input, `input_upper` a bound it will not pass; `output_bound` the request's
     own limit per choice (None: unlimited), `thinking` a thinking budget, `choices` how many answers it asks for.
+    `cache_write` is the field of `Usage` that its input may be written to a cache as ("cache_write_1h"), None if the
+    request asks for no caching: such input costs more.
     """
 
     input_tokens_estimate: int
@@ -221,3 +223,4 @@ class CallSizes:
     output_bound: int | None = None
     thinking: int = 0
     choices: int = 1
+    cache_write: str | None = None

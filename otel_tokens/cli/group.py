@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -46,9 +48,20 @@ class Commands(click.Group):
             return None
         return importlib.import_module(f"otel_tokens.cli.{cmd_name}").command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's; a slip of the pen gets the likely name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+            ctx.fail(f"no such command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
         """As click's, but an error is one line on stderr and never a traceback."""
         extra["standalone_mode"] = False
+        _log_in_lines()
         try:
             code = super().main(args, prog_name, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -71,6 +84,22 @@ class Commands(click.Group):
             _say(f"a fault of otel-tokens: {type(error).__name__}: {error} (OTEL_TOKENS_STRICT=1 shows where)")
             code = 70  # EX_SOFTWARE
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Lines(logging.Formatter):
+    """Log records as our errors look: one line, no traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"otel-tokens: {record.getMessage()}"
+
+
+def _log_in_lines() -> None:
+    logger = logging.getLogger("otel_tokens")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Lines())
+        logger.addHandler(handler)
+        logger.propagate = False
 
 
 def _path_of(error: click.ClickException) -> str:

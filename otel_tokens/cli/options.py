@@ -2,58 +2,41 @@
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from otel_tokens.errors import ConfigError
+from otel_tokens.reports.times import moment
 from otel_tokens.settings import Settings, default_ledger, load_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_AGO = re.compile(r"(\d+) ?(s|min|m|h|d|w)[a-z]*(?: ago)?")
-_UNITS = {"s": "seconds", "min": "minutes", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
 class Moment(click.ParamType):
-    """A point in time: an ISO date or time (local unless it has an offset), "today", "yesterday", or "7d" ago."""
+    """A point in time as reports understand it: "7d" (ago), "today", an ISO date or time (local)."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Unix seconds."""
-        if isinstance(value, (int, float)):
-            return float(value)
-        text = str(value).strip().lower()
-        now = datetime.now().astimezone()
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        words = {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}
-        if text in words:
-            return words[text].timestamp()
-        if found := _AGO.fullmatch(text):
-            return (now - timedelta(**{_UNITS[found[2]]: int(found[1])})).timestamp()
         try:
-            return datetime.fromisoformat(text).timestamp()  # without an offset it is local time
-        except (ValueError, OverflowError, OSError):
-            self.fail(f"{value!r} is no time; write 7d, 24h, today, 2026-11-23 or 2026-11-23T14:30", param, ctx)
+            found = moment(value, time.time())
+        except ConfigError as error:
+            self.fail(error.reason, param, ctx)
+        return 0.0 if found is None else found
 
 
 def config_option(function: F) -> F:
     """--config FILE."""
-    return click.option(
-        "--config", metavar="FILE", help="Configuration file (default: otel-tokens.yaml here, `off`: none)."
-    )(function)
+    return click.option("--config", metavar="FILE", help="Settings (default: ./otel-tokens.yaml; off: none).")(function)
 
 
 def ledger_option(function: F) -> F:
     """--ledger PATH."""
-    return click.option("--ledger", metavar="PATH", help="The ledger's file (default: what the settings say).")(
-        function
-    )
+    return click.option("--ledger", metavar="PATH", help="The ledger (default: what the settings say).")(function)
 
 
 def settings_of(config: str | None, **given: Any) -> Settings:

@@ -69,16 +69,16 @@ Python started with -I or -E ignores PYTHONPATH and is not metered.
 """,
 )
 @config_option
-@click.option("--ledger", metavar="PATH", help="Keep the record of calls here (default: the user's own ledger).")
-@click.option("--no-ledger", is_flag=True, help="Keep no record beyond the report of this run.")
-@click.option("--prometheus/--no-prometheus", default=None, help="Serve /metrics from the program, or don't.")
-@click.option("--port", type=click.IntRange(0, 65535), metavar="N", help="Port of /metrics (default 9464, 0: any).")
-@click.option("--otlp", metavar="URL", help="Send spans and metrics to this OTLP endpoint.")
-@click.option("--tag", multiple=True, metavar="NAME=VALUE", help="Put a tag on every call; may be repeated.")
-@click.option("--budget", metavar="AMOUNT", help="Refuse calls beyond this: 5USD, 200k tokens, 100calls.")
-@click.option("--by", multiple=True, metavar="WHAT", help="Group the report by model, agent, session, … (repeatable).")
-@click.option("--quiet", "-q", is_flag=True, help="No live line and no report on stderr.")
-@click.option("--report-json", metavar="FILE", help="Also write the report here, as JSON.")
+@click.option("--ledger", metavar="PATH", help="Keep the calls here (default: your own ledger).")
+@click.option("--no-ledger", is_flag=True, help="Keep nothing after this run's report.")
+@click.option("--prometheus/--no-prometheus", default=None, help="Serve /metrics from the program.")
+@click.option("--port", type=click.IntRange(0, 65535, clamp=False), metavar="N", help="Port of /metrics (9464).")
+@click.option("--otlp", metavar="URL", help="Send spans and metrics to this endpoint.")
+@click.option("--tag", multiple=True, metavar="NAME=VALUE", help="Put a tag on every call; repeatable.")
+@click.option("--budget", metavar="AMOUNT", help="Refuse calls beyond: 5USD, 200k tokens.")
+@click.option("--by", multiple=True, metavar="WHAT", help="Group the report by: model, agent, day …")
+@click.option("--quiet", "-q", is_flag=True, help="No live line, no report on stderr.")
+@click.option("--report-json", metavar="FILE", help="Write the report here as well.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="CMD [ARGS]...")
 def command(command: tuple[str, ...], **options: Any) -> None:
     """Run CMD with every LLM call in it counted, priced and recorded.

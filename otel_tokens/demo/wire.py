@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 Event: TypeAlias = "tuple[str | None, Any] | Sequence[Any]"
-"""One event of a stream: (name or None, data). A str is sent as it is, bytes without any framing, the rest as JSON."""
+"""One event of a stream: (name or None, data). A str is sent as it is, bytes without any framing, the rest as JSON.
+A name that begins with a colon is a comment, such as servers send to keep a connection alive."""
 
 
 Json: TypeAlias = dict[str, Any]
@@ -79,6 +80,8 @@ def sse(event: Event) -> bytes:
     name, data = event
     if isinstance(data, bytes):
         return data
+    if name is not None and name.startswith(":"):
+        return name.encode() + b"\n\n"
     lines = [b"data: " + line for line in encode(data).split(b"\n")]
     if name is not None:
         lines.insert(0, b"event: " + name.encode())

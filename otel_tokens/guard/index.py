@@ -25,10 +25,12 @@ class Plan:
         "hard_money",
         "lines",
         "measures",
+        "money",
         "needed",
         "priced",
         "slots",
         "steered",
+        "units",
         "until",
     )
 
@@ -38,7 +40,9 @@ class Plan:
         self.caps = tuple(caps)
         self.until = until
         self.measures = tuple(line.measure for line in lines)
+        self.units = tuple(measure.removeprefix("~") for measure in self.measures)
         self.needed = frozenset(line.measure for line in (*lines, *caps))
+        self.money = USD in self.units
         self.priced = "usd" in self.needed
         self.expected = any(measure.startswith("~") for measure in self.needed)
         self.hard_money = any(line.hard and line.unit == USD for line in (*lines, *caps))

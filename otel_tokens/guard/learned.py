@@ -33,7 +33,19 @@ class Accuracy:
 class ModelStats:
     """The recent calls of one model. Updated without a lock: a lost sample does no harm."""
 
-    __slots__ = ("_fresh", "_high", "_likely", "_seconds", "bias", "calls", "durations", "error", "off", "outputs", "told")
+    __slots__ = (
+        "_fresh",
+        "_high",
+        "_likely",
+        "_seconds",
+        "bias",
+        "calls",
+        "durations",
+        "error",
+        "off",
+        "outputs",
+        "told",
+    )
 
     def __init__(self) -> None:
         self.outputs: deque[int] = deque(maxlen=SAMPLES)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from otel_tokens.guard.index import Plan
 from otel_tokens.guard.learned import Learned
 from otel_tokens.guard.options import Estimate, GuardOptions, Price
 from otel_tokens.guard.units import nano
-from otel_tokens.values import Call, CallSizes, Cost, Record, Usage
+from otel_tokens.values import Call, CallSizes, Record, Usage
 
 FALLBACK_OUTPUT = 8192
 """Output tokens reserved for an unbounded call of a model of which nothing is known."""
@@ -117,7 +116,7 @@ class Meter:
         return self._price(call.provider, model, usage, at=call.started, tier=None).total is not None
 
     # ---- after ------------------------------------------------------------------------------------------------
-    def actual(self, plan: Plan, call: Call, record: Record, reserved: dict[str, int]) -> dict[str, int]:
+    def actual(self, plan: Plan, model: str, record: Record, reserved: dict[str, int]) -> dict[str, int]:
         """What to charge, by unit. What nobody reported is charged as it was reserved, never as nothing."""
         usage = record.usage
         values = {"calls": 1, "wall": 0, "seconds": int(record.duration * 1000)}
@@ -129,19 +128,18 @@ class Meter:
             values["input_tokens"] = usage.input + sum(c.usage.input for c in more)
             values["output_tokens"] = usage.output + sum(c.usage.output for c in more)
             values["tokens"] = values["input_tokens"] + values["output_tokens"]
-        if "usd" in plan.needed or "~usd" in plan.needed:
-            values["usd"] = self._charge(call, record, reserved)
+        if plan.money:
+            values["usd"] = self._charge(record.call, model, record, reserved)
         return values
 
-    def _charge(self, call: Call, record: Record, reserved: dict[str, int]) -> int:
-        cost: Cost = record.cost
-        if cost.total is not None and record.usage.origin != "missing":
-            return nano(cost.total)
+    def _charge(self, call: Call, model: str, record: Record, reserved: dict[str, int]) -> int:
+        held = reserved.get("usd", reserved.get("~usd", 0))
         if record.usage.origin == "missing":
-            return reserved.get("usd", reserved.get("~usd", 0))
-        return self._sibling(call, record.usage) or 0
-
-
-def pick(values: dict[str, int], measures: Sequence[str]) -> list[int]:
-    """The amounts of `measures`, expected ones by their unit where only that is there."""
-    return [values[measure] if measure in values else values[measure.removeprefix("~")] for measure in measures]
+            return held
+        cost = record.cost
+        if cost.total is not None:
+            return nano(cost.total)
+        for found in (self._cost(call, model, record.usage), self._sibling(call, record.usage)):
+            if found is not None:
+                return found
+        return held

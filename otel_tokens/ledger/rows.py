@@ -69,6 +69,7 @@ _MAYBE: dict[str, tuple[str, Any]] = {
     "request_tier": ("call.service_tier", None),
     "max_output": ("call.max_output", None),
     "choices": ("call.choices", 1),
+    "free": ("call.free", False),
     "response_id": ("response_id", None),
     "missing_reason": ("missing_reason", None),
     "chunks": ("chunks", 0),
@@ -154,6 +155,7 @@ def decode(row: tuple[Any, ...]) -> Record:
         max_output=get["max_output"],
         choices=get["choices"],
         service_tier=get["request_tier"],
+        free=bool(get["free"]),
         tags=_tags_of(get),
     )
     usage = Usage(

@@ -32,6 +32,7 @@ CREATE TABLE calls(
     error_type TEXT, missing_reason TEXT, decision TEXT,
     service_tier TEXT, speed TEXT, geo TEXT, server_address TEXT, server_port INTEGER,
     sdk TEXT, stream INTEGER DEFAULT 0, request_tier TEXT, max_output INTEGER, choices INTEGER DEFAULT 1,
+    free INTEGER DEFAULT 0,
     response_id TEXT, finish_reasons TEXT,
     first_chunk REAL, chunks INTEGER DEFAULT 0, attempts INTEGER DEFAULT 1,
     trace_id TEXT, span_id TEXT, pid INTEGER, host TEXT,

@@ -57,6 +57,7 @@ class ActiveCall:
         self.endpoint = endpoint
         self.body: Mapping[str, Any] | None = body
         self.facts = Facts(endpoint)
+        self.facts.measured = engine.estimator.wants(call.model)
         self.glance = glance(endpoint)
         self.lease: Lease | None = None
         self.span: Any = None

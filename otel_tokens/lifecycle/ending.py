@@ -153,9 +153,11 @@ class Ending:
     def _calibrate(self, usage: Usage) -> None:
         active = self.active
         estimator, model, facts = active.engine.estimator, active.call.model, active.facts
+        if not facts.measured:
+            return
         if facts.chars:
             estimator.learn(model, "output", facts.chars, usage.output - usage.reasoning)
-        if active.engine.guard is not None or not estimator.calibrated(model):
+        if usage.input:
             estimator.learn(model, "input", active.input_chars(), usage.input)
 
     def _estimated(self, usage: Usage) -> Usage:

@@ -13,7 +13,8 @@ from otel_tokens.pricing.shipped import VENDOR_PREFIXES
 _DATE = r"20\d{2}-?(?:0[1-9]|1[0-2])-?(?:[0-2]\d|3[01])"
 DATE = re.compile(rf"(?<!\d){_DATE}(?!\d)")
 _COMPACT_DATE = re.compile(r"(?<=-)(20\d{2})(0[1-9]|1[0-2])([0-2]\d|3[01])(?=[-:@]|$)")
-_SUFFIX = re.compile(rf"[-@](?:{_DATE}|latest|default)$|(?<=\w)-00\d$")
+_SUFFIX = re.compile(rf"[-@](?:{_DATE}|latest|default)$")
+_GEMINI_STABLE = re.compile(r"(?<=^gemini-)(.*)-00\d$")
 _SEPARATORS = "-@:/._"
 
 # What may stand after a name that the catalogue knows without changing what it costs.
@@ -32,7 +33,7 @@ def by_the_hour(model: str) -> bool:
 
 def spellings(model: str, provider: str) -> tuple[str, ...]:
     """The names of exactly this model, lower case, best first: as given, then without address and vendor."""
-    name = model.strip().lower()
+    name = model.strip().lower().removesuffix("[1m]")  # how Claude Code writes "with a long context"
     found = [name]
     if name.startswith("ft:"):
         # ft:<base>:<organisation>:<suffix>:<id>: the base alone decides the price
@@ -55,7 +56,7 @@ def spellings(model: str, provider: str) -> tuple[str, ...]:
 
 def family(name: str) -> str | None:
     """`name` without its date, `-latest` or stable version, or None when it has none."""
-    shorter = _SUFFIX.sub("", name)
+    shorter = _GEMINI_STABLE.sub(r"\1", _SUFFIX.sub("", name))
     return shorter if shorter and shorter != name else None
 
 

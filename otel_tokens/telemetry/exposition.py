@@ -99,13 +99,12 @@ class PrometheusServer:
         threading.Thread(target=self._serve, name="otel-tokens-prometheus", daemon=True).start()
 
     def _serve(self) -> None:
-        # On this thread, as its imports take tens of milliseconds that instrument() need not wait for.
-        server = _http_server(self._listener, self._zero_first)
         with self._lock:
             if self._closed:
                 return
-            self._server = server
-        server.serve_forever(poll_interval=0.2)
+            # On this thread, as its imports take tens of milliseconds that instrument() need not wait for.
+            self._server = _http_server(self._listener, self._zero_first)
+        self._server.serve_forever(poll_interval=0.2)
 
     def close(self) -> None:
         """Stop serving. A second call does nothing."""
@@ -180,8 +179,10 @@ def _answer(handler: BaseHTTPRequestHandler, zero_first: ZeroFirst) -> None:
         families, arrived = zero_first.scrape()
         body = encode(_Families(families))  # pyright: ignore[reportArgumentType]  (only collect() is used)
     except Exception as error:  # a scrape that fails is seen by Prometheus as a target that is down
-        handler.send_error(503, "metrics cannot be collected")
-        report_fault("prometheus scrape", error)
+        try:
+            report_fault("prometheus scrape", error)
+        finally:
+            handler.send_error(503, "metrics cannot be collected")
         return
     handler.send_response(200)
     handler.send_header("Content-Type", content_type)
@@ -190,8 +191,10 @@ def _answer(handler: BaseHTTPRequestHandler, zero_first: ZeroFirst) -> None:
         handler.send_header("Content-Encoding", "gzip")
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
-    handler.wfile.write(body)
+    handler.wfile.write(body[:-1])
+    # Before the last byte: a client that has the whole answer may ask again at once.
     arrived()
+    handler.wfile.write(body[-1:])
 
 
 _servers: weakref.WeakSet[PrometheusServer] = weakref.WeakSet()

@@ -22,21 +22,21 @@ MAX_DEPTH = 5
 
 def get(value: Any, name: str) -> Any:
     """The field `name` of a dict, of a pydantic object (declared or extra), of a list ("0"), or None."""
-    if is_mapping(value):
-        return value.get(name)
+    if type(value) is dict:
+        return value.get(name)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    # Not getattr: a missing field would run pydantic's __getattr__, and properties of foreign objects.
+    own: dict[str, Any] | None = getattr(value, "__dict__", None)
+    if type(own) is dict:
+        found = own.get(name)
+        if found is None:
+            extra: dict[str, Any] | None = getattr(value, "__pydantic_extra__", None)
+            if extra:
+                return extra.get(name)
+        return found
     if is_list(value):
         index = int(name) if name.isdigit() else -1
         return value[index] if 0 <= index < len(value) else None
-    # Not getattr: a missing field would run pydantic's __getattr__, and properties of foreign objects.
-    own: Any = getattr(value, "__dict__", None)
-    if not is_dict(own):
-        return None
-    found: Any = own.get(name)
-    if found is None:
-        extra: Any = getattr(value, "__pydantic_extra__", None)
-        if is_dict(extra):
-            found = extra.get(name)
-    return found
+    return value.get(name) if is_mapping(value) else None
 
 
 @lru_cache(maxsize=1024)
@@ -55,13 +55,17 @@ def dig(value: Any, path: str) -> Any:
 
 def dig_all(value: Any, path: str) -> list[Any]:
     """What stands at `path`, where a "*" stands for every item of a list; None is left out."""
-    head, star, tail = path.partition(".*.")
-    found = dig(value, head)
-    if not star:
-        return [] if found is None else [found]
-    if not is_list(found):
-        return []
-    return [hit for item in found for hit in dig_all(item, tail)]
+    names = _split(path)
+    for at, name in enumerate(names):
+        if value is None:
+            return []
+        if name == "*":
+            if not is_list(value):
+                return []
+            rest = ".".join(names[at + 1 :])
+            return [hit for item in value for hit in dig_all(item, rest)]
+        value = get(value, name)
+    return [] if value is None else [value]
 
 
 def first(value: Any, paths: tuple[str, ...]) -> Any:
@@ -74,13 +78,13 @@ def first(value: Any, paths: tuple[str, ...]) -> Any:
 
 
 def _fields(block: Any) -> Mapping[str, Any] | None:
-    if is_mapping(block):
-        return block
-    own = getattr(block, "__dict__", None)
-    if not is_dict(own):
-        return None
-    extra = getattr(block, "__pydantic_extra__", None)
-    return {**own, **extra} if extra else own
+    if type(block) is dict:
+        return block  # pyright: ignore[reportUnknownVariableType]
+    own: dict[str, Any] | None = getattr(block, "__dict__", None)
+    if type(own) is dict:
+        extra: dict[str, Any] | None = getattr(block, "__pydantic_extra__", None)
+        return {**own, **extra} if extra else own
+    return block if is_mapping(block) else None
 
 
 def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
@@ -93,12 +97,15 @@ def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
     if found is None or depth > MAX_DEPTH:
         return False
     for name, value in found.items():
-        if value is None or isinstance(value, bool):
+        if value is None:
             continue
-        key = f"{prefix}{name}"
-        if isinstance(value, (int, float, str, Decimal)):
+        key = prefix + name if prefix else name
+        kind = type(value)
+        if kind is int or (kind is not bool and isinstance(value, (int, float, str, Decimal))):
             if value or not into.get(key):
                 into[key] = value
+        elif kind is bool:
+            continue
         elif is_list(value):
             if value:
                 into[key] = value
@@ -128,7 +135,10 @@ NOT_TEXT = frozenset({"data", "image_url", "file_data", "b64_json", "type", "id"
 
 
 class Facts:
-    """What has been read of one call so far. Mutable: it lives inside one call and is never shared."""
+    """What has been read of one call so far. Mutable: it lives inside one call and is never shared.
+
+    `measured`: whether the length of a whole answer's text is wanted (to calibrate the estimate).
+    """
 
     __slots__ = (
         "chars",
@@ -139,6 +149,7 @@ class Facts:
         "finish",
         "geo",
         "id",
+        "measured",
         "model",
         "speed",
         "strange",
@@ -151,6 +162,7 @@ class Facts:
         self.chars = 0
         self.chunks = 0
         self.complete = False
+        self.measured = True
         self.strange = False
         self.model: str | None = None
         self.id: str | None = None
@@ -189,7 +201,8 @@ class Facts:
         """Take a whole response: its facts, and the length of its text."""
         self.read(payload)
         self.complete = True
-        self.chars += output_length(self.endpoint, payload)
+        if self.measured:
+            self.chars += output_length(self.endpoint, payload)
 
 
 def output_length(endpoint: Endpoint, payload: Any) -> int:

@@ -192,14 +192,14 @@ def test_bodies_of_every_kind(make_server: MakeServer) -> None:
 
 
 def test_events_of_every_kind(make_server: MakeServer) -> None:
-    events: list[Any] = [("n", {"a": 1}), (None, "two\nlines"), (None, b": comment\n\n"), ["list", []]]
+    events: list[Any] = [("n", {"a": 1}), (None, "two\nlines"), (None, b": raw\n\n"), (": comment", None), ["list", []]]
     connection = connect(make_server(Reply(events=events, delay=0.001)))
     connection.request("GET", "/x")
     reply = connection.getresponse()
     got = reply.read()
     connection.close()
     assert reply.headers["transfer-encoding"] == "chunked"
-    assert got == b'event: n\ndata: {"a":1}\n\ndata: two\ndata: lines\n\n: comment\n\nevent: list\ndata: []\n\n'
+    assert got == b'event: n\ndata: {"a":1}\n\ndata: two\ndata: lines\n\n: raw\n\n: comment\n\nevent: list\ndata: []\n\n'
 
 
 def test_a_fault_of_respond_is_a_500_and_is_kept() -> None:

@@ -205,9 +205,7 @@ def test_budgets(memory, make_record):
     found = memory.read()
 
     def values(name):
-        return {
-            tuple(value for key, value in sorted(point.attributes.items())): point.value for point in found[name]
-        }
+        return {tuple(value for key, value in sorted(point.attributes.items())): point.value for point in found[name]}
 
     assert values("otel_tokens.budget.cost.limit") == {("daily", "a"): 10, ("daily", "b"): 10}
     assert values("otel_tokens.budget.cost.used") == {("daily", "a"): 4, ("daily", "b"): 12}

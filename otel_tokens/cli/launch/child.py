@@ -31,6 +31,7 @@ def start() -> None:
     session = sessions.current()
     if session is None:
         return
+    session.note("seen")
     try:
         sys.meta_path.insert(0, _Watcher(session))
         _flush_on_sigterm()

@@ -9,8 +9,7 @@ from decimal import Decimal
 
 from otel_tokens.errors import LedgerError
 from otel_tokens.ledger.query import aggregate
-
-_SIGNS = {"USD": "$", "EUR": "€", "GBP": "£"}
+from otel_tokens.reports.text import price
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Figures:
     def line(self) -> str:
         """As one line: "12 calls · 34.1k in · 5.2k out · $0.0123 · 2 unpriced"."""
         parts = [_count(self.calls, "call"), f"{short(self.input)} in", f"{short(self.output)} out"]
-        parts += [money(amount, currency) for currency, amount in sorted(self.cost.items())]
+        parts += [price(amount, currency) for currency, amount in sorted(self.cost.items())]
         if self.unpriced:
             parts.append(f"{self.unpriced} unpriced")
         if self.errors:
@@ -52,23 +51,11 @@ def read(path: str, since: float, tag: str, value: str) -> Figures:
 
 
 def short(number: int) -> str:
-    """A number in at most five characters or so: 950, 34.1k, 5.2M."""
+    """A number in at most six characters: 950, 34.1k, 5.2M."""
     for size, sign in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= size:
             return f"{number / size:.1f}{sign}"
     return str(number)
-
-
-def money(amount: Decimal, currency: str = "USD") -> str:
-    """An amount with its sign: two decimals from 10 on, else at least four; never shown as 0 when it is not."""
-    if amount >= 10:
-        text = f"{amount:,.2f}"
-    elif amount == 0 or amount >= Decimal("0.0001"):
-        text = f"{amount:.4f}"
-    else:
-        text = f"{amount:.{max(4, 1 - amount.adjusted())}f}"
-    sign = _SIGNS.get(currency)
-    return f"{sign}{text}" if sign else f"{text} {currency}"
 
 
 def _count(number: int, word: str) -> str:

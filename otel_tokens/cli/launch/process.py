@@ -84,7 +84,8 @@ def _spawn(command: Sequence[str], env: Mapping[str, str], mask: set[signal.Sign
     try:
         return os.posix_spawnp(command[0], command, env, setsigmask=mask, setsigdef=restored)
     except FileNotFoundError:
-        raise CannotStart(f"{command[0]}: command not found", NOT_FOUND) from None
+        what = "no such file" if os.sep in command[0] else "command not found"
+        raise CannotStart(f"{command[0]}: {what}", NOT_FOUND) from None
     except PermissionError:
         raise CannotStart(f"{command[0]}: cannot be executed", NOT_EXECUTABLE) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in an argument

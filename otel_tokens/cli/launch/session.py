@@ -37,7 +37,7 @@ class Session(NamedTuple):
         return os.path.join(self.folder, "notes")  # noqa: PTH118
 
     def note(self, state: str, error: str = "") -> None:
-        """Tell the run about this process: "on", "missing" (a Python without otel_tokens) or "failed"."""
+        """Tell the run about this process: "seen", then "on" (metered) or "failed"; "missing" is said elsewhere."""
         line = json.dumps({"pid": os.getpid(), "python": sys.executable, "state": state, "error": error})
         # One short write with O_APPEND: lines of different processes do not mix. The run may be over by now.
         with contextlib.suppress(OSError):

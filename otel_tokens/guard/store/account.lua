@@ -169,6 +169,7 @@ local function book_slice(account, amount)
   local index = floor(now / account.slot.slice)
   call('HINCRBY', root .. ':q:' .. account.key, text(index), text(amount))
   if not account.oldest or index < account.oldest then
+    account.began = not account.oldest -- the hash of slices is new and has no expiry yet
     put(account, 'oldest', index)
   end
 end
@@ -344,11 +345,14 @@ local function flush()
       end
       local at = root .. ':a:' .. key
       call('HSET', at, unpack(fields))
-      if command then
+      if command == 'PERSIST' then
+        call('PERSIST', at)
+        call('PERSIST', root .. ':q:' .. key)
+      elseif command then
         call(command, at, moment)
-        if account.slot.slice > 0 then
-          call(command, root .. ':q:' .. key, moment)
-        end
+      end
+      if account.slot.slice > 0 and account.expires > 0 and (command or account.began) then
+        call('PEXPIREAT', root .. ':q:' .. key, text(account.expires))
       end
     end
   end

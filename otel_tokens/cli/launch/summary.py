@@ -1,0 +1,87 @@
+"""What `otel-tokens run` says after the program: the report of this run, or why there is nothing to report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from otel_tokens.cli.launch.session import Session
+from otel_tokens.errors import LedgerError
+from otel_tokens.reports.report import Report, report
+
+_MANY = 3  # processes with the same trouble are named up to here
+
+
+def summarise(
+    session: Session, ledger: str, since: float, *, by: Sequence[str], quiet: bool, json_file: str | None
+) -> None:
+    """Print the report of the run on stderr and write it to `json_file`. Raises LedgerError, ConfigError."""
+    notes = session.notes()
+    found = _report(session, ledger, since, by or ("model",))
+    if json_file is not None:
+        _write(json_file, found)
+    if quiet:
+        return
+    for line in _troubles(notes):
+        _say(line)
+    if found is None or not found.total.calls:
+        _say(_why_nothing(session, notes))
+        return
+    width = shutil.get_terminal_size((100, 24)).columns
+    click.echo("", err=True)
+    click.echo(found.table(width, color=_coloured()), err=True, nl=False)
+    if not ledger.startswith(session.folder):
+        _say(f"kept in {_short(ledger)}; this table again: otel-tokens report --run {session.id}")
+
+
+def _report(session: Session, ledger: str, since: float, by: Sequence[str]) -> Report | None:
+    if not Path(ledger).exists():  # nobody made a call
+        return None
+    return report(ledger, by=by, since=since, where={f"tag:{session.tag}": session.id})
+
+
+def _write(file: str, found: Report | None) -> None:
+    text = found.json() if found is not None else None
+    place = Path(file).expanduser()
+    try:
+        place.write_text(f"{text}\n" if text else '{"schema": 1, "rows": [], "total": {"calls": 0}}\n', "utf-8")
+    except OSError as error:
+        raise LedgerError(f"cannot write the report: {error.strerror}", path=str(place)) from None
+
+
+def _troubles(notes: Sequence[dict[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    missing = list(dict.fromkeys(str(note.get("python")) for note in notes if note.get("state") == "missing"))
+    for python in missing[:_MANY]:
+        lines.append(f"{python} has no otel_tokens: its calls are not counted; {python} -m pip install otel-tokens")
+    failed = list(dict.fromkeys(str(note.get("error")) for note in notes if note.get("state") == "failed"))
+    lines += [f"some calls are not counted: {error}" for error in failed[:_MANY]]
+    return lines
+
+
+def _why_nothing(session: Session, notes: Sequence[dict[str, Any]]) -> str:
+    states = {note.get("state") for note in notes}
+    if "on" in states:
+        return "no LLM call was made"
+    if "seen" in states:
+        return f"no LLM call was counted: no Python process of this run imported {' or '.join(session.sdks)}"
+    if states:
+        return "no LLM call was counted"
+    return "no LLM call was counted: no Python process took part (python -I and -E ignore PYTHONPATH)"
+
+
+def _short(path: str) -> str:
+    home = str(Path("~").expanduser())
+    return f"~{path[len(home) :]}" if path.startswith(home + "/") else path
+
+
+def _coloured() -> bool:
+    return click.get_text_stream("stderr").isatty()
+
+
+def _say(message: str) -> None:
+    click.echo(f"otel-tokens: {message}", err=True)

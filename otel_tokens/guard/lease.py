@@ -1,0 +1,62 @@
+"""A lease in flight: what the lifecycle needs to send the call, watch its stream and settle it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from otel_tokens.guard.gas import Gas
+from otel_tokens.guard.index import Plan
+from otel_tokens.guard.line import NEVER
+from otel_tokens.values import Call, CallSizes, Lease
+
+
+class ActiveLease(Lease):  # pyright: ignore[reportIncompatibleVariableOverride] - see `__setattr__`
+    """`Lease`, with what the guard remembers of the call.
+
+    `model`, `max_output` (per choice) and `timeout` (seconds) are None where the request stays as it is.
+    `look_at`: a stream needs a look once it has produced that many output tokens, not before.
+    """
+
+    # The base is frozen for everybody else; here fields change under the guard's own hands. As this very
+    # function it costs nothing. Defaults live in the class: most leases never change them.
+    __setattr__ = object.__setattr__
+
+    key: str
+    expires: float = 0.0
+    decision: str = "allow"
+    model: str | None = None
+    max_output: int | None = None
+    timeout: float | None = None
+    sent_model: str = ""
+    expected_tokens: int = 0
+    output: int = 0
+    look_at: int = NEVER
+    deadline: float | None = None
+    gas: Gas | None = None
+    gas_tokens: int = 0
+    pending: Any = None
+    done: bool = False
+
+    def __init__(
+        self, key: str, call: Call, sizes: CallSizes, plan: Plan, values: dict[str, int], amounts: list[int]
+    ) -> None:
+        self.key = key
+        self.call = call
+        self.sizes = sizes
+        self.plan = plan
+        self.values = values
+        self.amounts = amounts
+
+    @property
+    def grants(self) -> tuple[tuple[str, str, int], ...]:  # type: ignore[override]
+        """(budget, scope, amount in smallest units) of what is reserved."""
+        slots = self.plan.slots
+        return tuple((slot.budget, slot.scope, amount) for slot, amount in zip(slots, self.amounts, strict=True))
+
+    def limit_time(self, seconds: float) -> None:
+        """The call, or its stream, must end within `seconds`."""
+        if self.timeout is None or seconds < self.timeout:
+            self.timeout = seconds
+            self.deadline = time.monotonic() + seconds
+            self.look_at = 0

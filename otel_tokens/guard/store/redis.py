@@ -1,0 +1,211 @@
+"""Budgets in Redis or Valkey, shared by many hosts. One script, so one round trip, per operation."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from otel_tokens.guard.forks import at_fork
+from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, Balance, Booking, Change, Row, Slot, Store, StoreError
+from otel_tokens.guard.store.redis_address import Address
+from otel_tokens.guard.store.redis_links import Links, LoopLinks
+from otel_tokens.guard.store.redis_wire import (
+    Request,
+    Wire,
+    admission_of,
+    balances_of,
+    bookings_of,
+    numbers_of,
+    row_of,
+)
+
+T = TypeVar("T")
+Story = Generator[Request, Any, T]
+"""An operation of several requests, written once: it yields requests and is sent their answers."""
+
+
+class RedisStore(Store):
+    """Budgets at a Redis URL; `timeout` (seconds) bounds every request, connecting included.
+
+    All keys begin with "{prefix}", one hash tag, since one admission is atomic over any budgets: on a cluster all
+    budgets of a prefix live on one node. Stores with different prefixes know nothing of each other. The clock is
+    the server's. Amounts above 2^53 are compared with a relative error of 1e-16. The server must not evict keys
+    (maxmemory-policy noeviction), and what it loses in a crash the budgets have lost.
+    """
+
+    direct = False
+    poll_seconds = 0.25
+
+    def __init__(self, url: str, *, timeout: float = 0.5, prefix: str = "otel-tokens") -> None:
+        self._timeout = timeout
+        self._address = Address(url, timeout)
+        self._wire = Wire(prefix)
+        self._links = Links(self._address, timeout)
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = WeakKeyDictionary()
+        self._ahead_ms: float | None = None
+        at_fork(self)
+
+    def now(self) -> int:
+        """Unix milliseconds by the server's clock as last heard; by this host's before the first answer."""
+        ahead = self._ahead_ms
+        return int(time.time() * 1000 if ahead is None else time.monotonic() * 1000 + ahead)
+
+    def admit(
+        self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int, critical: str = ""
+    ) -> Admission:
+        """Reserve on all `slots` or none."""
+        return self._admission(self._links.ask(self._wire.admit(key, slots, amounts, ttl_ms, critical)))
+
+    async def aadmit(
+        self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int, critical: str = ""
+    ) -> Admission:
+        """`admit` for event loops."""
+        return self._admission(await self._here().ask(self._wire.admit(key, slots, amounts, ttl_ms, critical)))
+
+    def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
+        """Give back the lease, book the actual amounts."""
+        return self._bookings(self._links.ask(self._wire.settle(key, slots, amounts)))
+
+    async def asettle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
+        """`settle` for event loops."""
+        return self._bookings(await self._here().ask(self._wire.settle(key, slots, amounts)))
+
+    async def arelease(self, key: str) -> None:
+        """`release` for event loops."""
+        await self.asettle(key, (), ())
+
+    def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
+        """Extend living leases, revive expired ones."""
+        self._numbers(self._links.ask(self._wire.renew(keys, ttl_ms)))
+
+    def read(self, slots: Sequence[Slot]) -> Sequence[Balance]:
+        """The balances of `slots` now."""
+        return balances_of(self._numbers(self._links.ask(self._wire.read(slots))))
+
+    async def aread(self, slots: Sequence[Slot]) -> Sequence[Balance]:
+        """`read` for event loops."""
+        return balances_of(self._numbers(await self._here().ask(self._wire.read(slots))))
+
+    def rows(self, budget: str | None = None, scope: str | None = None, limit: int = 1000) -> list[Row]:
+        """Living accounts, sorted by budget, scope and unit; one request per page of accounts."""
+        return self._told(self._rows(budget, scope, limit))
+
+    async def arows(self, budget: str | None = None, scope: str | None = None, limit: int = 1000) -> list[Row]:
+        """`rows` for event loops."""
+        return await self._atold(self._rows(budget, scope, limit))
+
+    def change(
+        self, budget: str, op: Change, *, unit: str | None = None, scope: str | None = None, amount: int = 0
+    ) -> int:
+        """Change running accounts; one request per page of them, each atomic."""
+        return self._told(self._change(budget, op, unit, scope, amount))
+
+    async def achange(
+        self, budget: str, op: Change, *, unit: str | None = None, scope: str | None = None, amount: int = 0
+    ) -> int:
+        """`change` for event loops."""
+        return await self._atold(self._change(budget, op, unit, scope, amount))
+
+    def close(self) -> None:
+        """Close the connections of threads. Those of event loops close with `aclose` or with their loop."""
+        self._links.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of threads and of the running loop."""
+        self.close()
+        links = self._loops.pop(asyncio.get_running_loop(), None)
+        if links is not None:
+            await links.close()
+
+    def before_fork(self) -> None:
+        """Nothing to bring to rest."""
+
+    def after_fork(self, *, child: bool) -> None:
+        """In the child: connections are made anew."""
+        if child:
+            self._links.forked()
+            self._loops = WeakKeyDictionary()
+
+    def _here(self) -> LoopLinks:
+        """The connections of the running loop."""
+        loop = asyncio.get_running_loop()
+        links = self._loops.get(loop)
+        if links is None:
+            for closed in [other for other in self._loops if other.is_closed()]:
+                self._loops.pop(closed, None)
+            links = self._loops[loop] = LoopLinks(self._address, self._timeout)
+        return links
+
+    def _heard(self, now: int) -> None:
+        self._ahead_ms = now - time.monotonic() * 1000
+
+    def _numbers(self, answer: Any) -> list[int]:
+        numbers = numbers_of(answer)
+        self._heard(numbers[0])
+        return numbers
+
+    def _admission(self, answer: Any) -> Admission:
+        admission = admission_of(numbers_of(answer))
+        self._heard(admission.now)
+        return admission
+
+    def _bookings(self, answer: Any) -> Sequence[Booking]:
+        return () if answer is None else bookings_of(self._numbers(answer))
+
+    def _rows(self, budget: str | None, scope: str | None, limit: int) -> Story[list[Row]]:
+        rows: list[Row] = []
+        after = ""
+        while len(rows) < limit:
+            _, following, *texts = yield self._wire.rows(budget, scope, after)
+            rows.extend(row_of(text) for text in texts)
+            after = following.decode("utf-8", "surrogatepass")
+            if not after:
+                break
+        return rows[:limit]
+
+    def _change(self, budget: str, op: Change, unit: str | None, scope: str | None, amount: int) -> Story[int]:
+        if unit is None and op in LIMIT_CHANGES:
+            raise ValueError(f"{op} needs a unit")
+        count = 0
+        after = ""
+        while True:
+            try:
+                _, following, changed = yield self._wire.change(budget, op, unit, amount, scope, after)
+            except StoreError as error:
+                if count:
+                    raise StoreError(f"{error} ({op} of {budget} was done on {count} accounts before)") from error
+                raise
+            count += int(changed)
+            after = following.decode("utf-8", "surrogatepass")
+            if not after:
+                return count
+
+    def _told(self, story: Story[T]) -> T:
+        try:
+            request = next(story)
+            while True:
+                try:
+                    answer = self._links.ask(request)
+                except StoreError as error:
+                    request = story.throw(error)
+                else:
+                    request = story.send(answer)
+        except StopIteration as end:
+            return end.value
+
+    async def _atold(self, story: Story[T]) -> T:
+        links = self._here()
+        try:
+            request = next(story)
+            while True:
+                try:
+                    answer = await links.ask(request)
+                except StoreError as error:
+                    request = story.throw(error)
+                else:
+                    request = story.send(answer)
+        except StopIteration as end:
+            return end.value

@@ -1,0 +1,256 @@
+"""Connections to Redis, made by redis-py from a URL, for threads and event loops; none outlives its time budget."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from otel_tokens.guard.store.base import StoreError
+from otel_tokens.guard.store.redis_address import Address
+from otel_tokens.guard.store.redis_wire import Request
+
+_IDLE_LINKS = 32  # per process, kept for threads
+_LOOP_LINKS = 8  # per event loop: enough to hide the way to the server; more would only wait there
+_ERRANDS = 64  # threads that may be connecting at a time
+
+Link = Any
+"""A connection of redis-py: `connect`, `send_packed_command`, `read_response`, `can_read`, `disconnect`."""
+
+
+class _Errand:
+    """Work in a thread of its own, for somebody who waits only so long."""
+
+    def __init__(self) -> None:
+        self.outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self.abandoned = False
+
+    def run(self, work: Callable[[_Errand], Any], free: threading.BoundedSemaphore) -> None:
+        """In the thread."""
+        try:
+            self.outcome.put((work(self), None))
+        except BaseException as error:  # raised again where it is waited for
+            self.outcome.put((None, error))
+        finally:
+            free.release()
+
+
+class Links:
+    """Connections for threads: one request at a time each, taken from a stack, put back after the answer."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._forgotten()
+
+    def _forgotten(self) -> None:
+        self._idle: list[Link] = []
+        self._free = threading.BoundedSemaphore(_ERRANDS)
+
+    def ask(self, request: Request) -> Any:
+        """The answer to a request, within the timeout; else StoreError."""
+        errors = self._address.errors
+        began = time.monotonic()
+        try:
+            link = self._waiting()
+            if link is not None:
+                try:
+                    return self._exchange(link, request.short)
+                except (errors.NoScriptError, errors.AskError):
+                    pass  # it did not act, and said so at once: the errand tries again
+            return self._send_errand(request, began + self._timeout)
+        except (errors.RedisError, OSError, RuntimeError) as error:
+            raise self._address.failed(error) from error
+
+    def close(self) -> None:
+        """Close what is idle. The next request connects anew."""
+        while self._idle:
+            self._idle.pop().disconnect()
+
+    def forked(self) -> None:
+        """In the child: the sockets are the parent's. redis-py closes our copies without a farewell to the server."""
+        inherited = self._idle
+        self._forgotten()
+        for link in inherited:
+            link.disconnect()
+
+    def _waiting(self) -> Link | None:
+        while self._idle:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                break
+            try:
+                # Readable before anything was asked: the server has closed it, perhaps long ago.
+                if not link.can_read(0):
+                    return link
+            except (self._address.errors.RedisError, OSError):
+                pass
+            link.disconnect()
+        return None
+
+    def _exchange(self, link: Link, data: bytes) -> Any:
+        try:
+            link.send_packed_command([data], check_health=False)
+            answer = link.read_response()
+        except self._address.errors.ResponseError as error:
+            if self._address.still_good(error):
+                self._put_back(link)
+            else:
+                link.disconnect()
+            raise
+        except BaseException:
+            link.disconnect()
+            raise
+        self._put_back(link)
+        return answer
+
+    def _put_back(self, link: Link) -> None:
+        if len(self._idle) < _IDLE_LINKS:
+            self._idle.append(link)
+        else:
+            link.disconnect()
+
+    def _send_errand(self, request: Request, deadline: float) -> Any:
+        """Connect, then ask: looking up names, TLS and logging in take several waits, which one thread bounds."""
+        errand = _Errand()
+        if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise self._address.late(self._timeout)
+        thread = threading.Thread(
+            target=errand.run, args=(lambda it: self._run(it, request), self._free), name="otel-tokens-redis", daemon=True
+        )
+        try:
+            thread.start()
+        except BaseException:
+            self._free.release()
+            raise
+        try:
+            answer, error = errand.outcome.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            errand.abandoned = True
+            raise self._address.late(self._timeout) from None
+        if error is not None:
+            raise error
+        return answer
+
+    def _run(self, errand: _Errand, request: Request) -> Any:
+        errors = self._address.errors
+        data, moves = request.short, 0
+        while True:
+            link = self._waiting()
+            if link is None:
+                link = self._address.link(self._address.find())
+                link.connect()
+            if errand.abandoned:
+                self._put_back(link)  # for the next one who asks
+                return None
+            try:
+                return self._exchange(link, data)
+            except errors.NoScriptError:
+                data = request.full()
+            except errors.AskError as error:
+                if moves:
+                    raise
+                moves += 1
+                self._address.follow(error)
+                self.close()
+
+
+class LoopLinks:
+    """Connections of one event loop, closed when the loop is shut down."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._idle: list[Link] = []
+        self._turns = asyncio.Semaphore(_LOOP_LINKS)
+        self._watch: AsyncGenerator[None, None] | None = None
+
+    async def ask(self, request: Request) -> Any:
+        """The answer to a request, within the timeout; else StoreError."""
+        errors = self._address.errors
+        try:
+            async with asyncio.timeout(self._timeout), self._turns:
+                if self._watch is None:
+                    await self._begin_watch()
+                return await self._run(request)
+        except TimeoutError as error:
+            raise self._address.late(self._timeout) from error
+        except (errors.RedisError, OSError, RuntimeError) as error:
+            raise self._address.failed(error) from error
+
+    async def close(self) -> None:
+        """Close what is idle. The next request connects anew."""
+        idle, self._idle = self._idle, []
+        for link in idle:
+            await link.disconnect()
+
+    async def _begin_watch(self) -> None:
+        """A loop ends its async generators before it closes (`asyncio.run` does so), and ours closes the links."""
+        self._watch = self._until_the_loop_ends()
+        await anext(self._watch)
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._watch = None
+            await self.close()
+
+    async def _run(self, request: Request) -> Any:
+        errors = self._address.errors
+        data, moves = request.short, 0
+        while True:
+            link = await self._waiting() or await self._connected()
+            try:
+                return await self._exchange(link, data)
+            except errors.NoScriptError:
+                data = request.full()
+            except errors.AskError as error:
+                if moves:
+                    raise
+                moves += 1
+                self._address.follow(error)
+                await self.close()
+
+    async def _waiting(self) -> Link | None:
+        while self._idle:
+            link = self._idle.pop()
+            try:
+                if not await self._address.can_read(link):
+                    return link
+            except (self._address.errors.RedisError, OSError):
+                pass
+            await link.disconnect(nowait=True)
+        return None
+
+    async def _connected(self) -> Link:
+        link = self._address.aio_link(await self._address.aio_find())
+        try:
+            await link.connect()
+        except BaseException:
+            await link.disconnect(nowait=True)
+            raise
+        return link
+
+    async def _exchange(self, link: Link, data: bytes) -> Any:
+        try:
+            await link.send_packed_command([data], check_health=False)
+            answer = await link.read_response()
+        except self._address.errors.ResponseError as error:
+            if self._address.still_good(error):
+                self._idle.append(link)
+            else:
+                await link.disconnect(nowait=True)
+            raise
+        except BaseException:  # cancelled in the middle: the answer would be taken for the next one's
+            await link.disconnect(nowait=True)
+            raise
+        self._idle.append(link)
+        return answer
+
+
+__all__ = ["Link", "Links", "LoopLinks", "StoreError"]
