@@ -214,9 +214,69 @@ RESPONSE_TIER = "otel_tokens.response.service_tier"  # of providers other than O
 RESPONSE_SPEED = "otel_tokens.response.speed"
 RESPONSE_GEO = "otel_tokens.response.geo"
 RESPONSE_CHUNKS = "otel_tokens.response.chunks"
+SERVICE_INSTANCE = "service.instance.id"
 
 OPENAI_TIERS = frozenset({"openai", "azure.ai.openai"})
 """Providers whose service tier is told under OpenAI's own name, SERVICE_TIER."""
 
 INFERENCE_OPERATIONS = frozenset({"chat", "generate_content", "text_completion"})
 """Operations whose calls are inferences; the others (embeddings …) have `OPERATION_DURATION` and no output."""
+
+# ---- what other instrumentations call the same things, for spans that they made ---------------------------------
+# First name found counts. OTel GenAI in its versions, OpenLLMetry and OpenLIT (gen_ai.usage.prompt_tokens,
+# llm.usage.*), OpenInference (llm.token_count.*).
+FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
+    "provider": (PROVIDER, "gen_ai.system", "llm.provider", "llm.vendor", "llm.system"),
+    "operation": (OPERATION, "llm.request.type", "openinference.span.kind"),
+    "model": (REQUEST_MODEL, "llm.request.model", "llm.model_name", "embedding.model_name"),
+    "response_model": (RESPONSE_MODEL, "llm.response.model"),
+    "tier": (SERVICE_TIER, RESPONSE_TIER, "gen_ai.openai.response.service_tier", "gen_ai.response.service_tier"),
+    "speed": (RESPONSE_SPEED,),
+    "geo": (RESPONSE_GEO,),
+    "input": (USAGE_INPUT, "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens", "llm.token_count.prompt"),
+    "output": (
+        USAGE_OUTPUT,
+        "gen_ai.usage.completion_tokens",
+        "llm.usage.completion_tokens",
+        "llm.token_count.completion",
+    ),
+    "cache_read": (
+        USAGE_CACHE_READ,
+        "gen_ai.usage.cache_read_input_tokens",
+        "gen_ai.usage.input_tokens.cached",
+        "llm.usage.cache_read_input_tokens",
+        "llm.token_count.prompt_details.cache_read",
+    ),
+    "cache_write": (
+        USAGE_CACHE_WRITE,
+        USAGE_CACHE_CREATION_141,
+        "gen_ai.usage.cache_creation_input_tokens",
+        "llm.usage.cache_creation_input_tokens",
+        "llm.token_count.prompt_details.cache_write",
+    ),
+    "reasoning": (
+        USAGE_REASONING,
+        "gen_ai.usage.reasoning_tokens",
+        "llm.usage.reasoning_tokens",
+        "llm.token_count.completion_details.reasoning",
+    ),
+    "input_audio": (USAGE_MODALITY["input_audio"], "llm.token_count.prompt_details.audio"),
+    "output_audio": (USAGE_MODALITY["output_audio"], "llm.token_count.completion_details.audio"),
+    "input_image": (USAGE_MODALITY["input_image"],),
+    "output_image": (USAGE_MODALITY["output_image"],),
+    "cache_read_audio": (USAGE_MODALITY["cache_read_audio"],),
+    "cache_read_image": (USAGE_MODALITY["cache_read_image"],),
+    **{name: (attribute,) for name, attribute in USAGE_TTL.items()},
+    "web_searches": (USAGE_WEB_SEARCHES,),
+}
+
+FOREIGN_OPERATIONS: dict[str, str] = {
+    "chat": "chat",
+    "completion": "text_completion",
+    "text_completion": "text_completion",
+    "generate_content": "generate_content",
+    "embedding": "embeddings",
+    "embeddings": "embeddings",
+    "llm": "chat",
+}
+"""Operations of one billed call by other names, lower case. Agents, chains and tools are not among them."""

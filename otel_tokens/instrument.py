@@ -187,25 +187,54 @@ def _make_guard(settings: Settings, budgets: tuple[Any, ...], engine: Engine, pr
 
 
 def _providers(settings: Settings, tracer_provider: Any, meter_provider: Any) -> tuple[Any, Any, Any]:
-    """The providers to use, and those we made ourselves (None when the application has its own)."""
+    """The providers to use, and those we made (None when the application has its own, or nobody asks for any).
+
+    What stays unset is the API's proxy: providers that the application sets later are found then.
+    """
     tracers = tracer_provider or otel_trace.get_tracer_provider()
     meters = meter_provider or otel_metrics.get_meter_provider()
-    return tracers, meters, None
+    needs_traces = isinstance(tracers, otel_trace.ProxyTracerProvider)
+    needs_metrics = not hasattr(meters, "force_flush")  # the SDK's has it, the API's proxy not
+    asked = settings.prometheus or settings.otlp_endpoint or any(
+        name.startswith(("OTEL_EXPORTER_OTLP_", "OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER")) for name in os.environ
+    )
+    if not (asked and (needs_traces or needs_metrics)):
+        return tracers, meters, None
+    from otel_tokens.telemetry.setup import make_providers
+
+    made = make_providers(settings)
+    if needs_traces and made.tracer_provider is not None:
+        tracers = made.tracer_provider
+    if needs_metrics and made.meter_provider is not None:
+        meters = made.meter_provider
+    return tracers, meters, made
 
 
 def flush(timeout: float | None = None) -> None:
-    """Finish what is queued and hand telemetry over, within `timeout` seconds (setting flush_timeout)."""
+    """Finish what is queued and hand telemetry over, in at most `timeout` seconds (default: setting flush_timeout)."""
     held = _runtime
-    _worker.flush(0.5)
+    limit = timeout if timeout is not None else held.settings.flush_timeout if held is not None else 2.0
+    _worker.flush(limit)
     if held is None:
         return
+    if held.guard is not None:
+        safely("guard.flush", held.guard.flush, limit)
+    if held.ledger is not None:
+        safely("ledger.flush", held.ledger.flush)
+    if held.providers is not None:
+        safely("telemetry.flush", held.providers.flush, limit)
 
 
 def _close(held: Runtime) -> None:
+    if held.guard is not None:
+        safely("guard.close", held.guard.close)
     if held.ledger is not None:
         safely("ledger.close", held.ledger.close)
     if held.metrics is not None:
         safely("metrics.shutdown", held.metrics.shutdown)
+    if held.providers is not None:
+        safely("telemetry.shutdown", held.providers.shutdown, held.settings.flush_timeout)
+    context.configure(())
 
 
 _exit_hooked = False

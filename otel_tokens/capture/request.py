@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -15,7 +16,7 @@ from otel_tokens.providers.registry import route
 from otel_tokens.providers.spec import Endpoint, Provider
 from otel_tokens.shapes import is_list, is_mapping
 from otel_tokens.usage.read import dig, first
-from otel_tokens.values import Call
+from otel_tokens.values import Call, make
 
 
 class Options(Protocol):
@@ -74,24 +75,28 @@ class Requests:
         host = self.host(provider, client, options.url)
         model = body.get("model")
         choices = first(body, endpoint.choices) if endpoint.choices else 1
-        call = Call(
-            id=new_id(),
-            provider=host.provider,
-            endpoint=endpoint.name,
-            operation=endpoint.operation,
-            model=model if isinstance(model, str) else "",
-            started=time.time(),
-            sdk=provider.sdk,
-            stream=bool(body.get("stream")),
-            server_address=host.address,
-            server_port=host.port,
-            max_output=_bound(first(body, endpoint.max_output)),
-            choices=choices if isinstance(choices, int) and choices > 0 else 1,
-            free=host.free,
-            service_tier=tier if isinstance(tier := body.get("service_tier"), str) else None,
-            attributes=_attributes(endpoint, body),
-            tags=self._tags(),
-        )
+        values: dict[str, Any] = {
+            "id": new_id(),
+            "provider": host.provider,
+            "endpoint": endpoint.name,
+            "operation": endpoint.operation,
+            "model": model if isinstance(model, str) else "",
+            "started": time.time(),
+            "sdk": provider.sdk,
+            "stream": bool(body.get("stream")),
+            "server_address": host.address,
+            "server_port": host.port,
+            "max_output": _bound(first(body, endpoint.max_output)),
+            "choices": choices if isinstance(choices, int) and choices > 0 else 1,
+            "attributes": _attributes(endpoint, body),
+            "tags": self._tags(),
+        }
+        if host.free:
+            values["free"] = True
+        tier = body.get("service_tier")
+        if isinstance(tier, str):
+            values["service_tier"] = tier
+        call = make(Call, values)
         return call, body
 
 
@@ -135,17 +140,27 @@ def _bound(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
+@lru_cache(maxsize=256)
+def _by_key(endpoint: Endpoint) -> dict[str, tuple[tuple[str, str], ...]]:
+    """The endpoint's attributes by the first key of their path: a body has fewer keys than there are attributes."""
+    found: dict[str, tuple[tuple[str, str], ...]] = {}
+    for path, name in endpoint.attributes.items():
+        key = path.partition(".")[0]
+        found[key] = (*found.get(key, ()), (path, name))
+    return found
+
+
 def _attributes(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, Any]:
     """The request attributes that the conventions name. Values are numbers, short words and lists of words."""
     found: dict[str, Any] = {}
-    for path, name in endpoint.attributes.items():
-        value = body.get(path) if "." not in path else dig(body, path)
-        if value is None:
-            continue
-        if isinstance(value, (int, float, str)):
-            found[name] = value
-        elif is_list(value) and all(isinstance(item, str) for item in value):
-            found[name] = tuple(value)
+    by_key = _by_key(endpoint)
+    for key in body:
+        for path, name in by_key.get(key, ()):
+            value = body[key] if path == key else dig(body, path)
+            if isinstance(value, (int, float, str)):
+                found[name] = value
+            elif is_list(value) and all(isinstance(item, str) for item in value):
+                found[name] = tuple(value)
     return found
 
 

@@ -81,16 +81,18 @@ class Decisions:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls: dict[tuple[tuple[Line, ...], str, str, str], int] = {}
+        self._calls: dict[str, list[int]] = {}
         self._single: dict[tuple[str, str, str, str, str], int] = {}
 
-    def call(self, lines: tuple[Line, ...], decision: Decision, provider: str, model: str) -> None:
-        """A decision that all `lines` took part in. One addition, however many lines."""
-        key = (lines, decision, provider, model)
+    def call(self, tally: str, *, warn: bool) -> None:
+        """A decision that several budgets took part in (`Plan.tally`). One addition, however many there are."""
         with self._lock:
-            self._calls[key] = self._calls.get(key, 0) + 1
+            row = self._calls.get(tally)
+            if row is None:
+                row = self._calls[tally] = [0, 0]
+            row[warn] += 1
 
-    def single(self, budget: str, decision: str, provider: str, model: str, reason: str = "") -> None:
+    def single(self, budget: str, decision: Decision, provider: str, model: str, reason: str = "") -> None:
         """A decision of one budget, or for a `reason` such as "store" without any."""
         key = (budget, decision, provider, model, reason)
         with self._lock:
@@ -99,12 +101,16 @@ class Decisions:
     def totals(self) -> Sequence[tuple[str, str, str, str, str, int]]:
         """(budget, decision, provider, model, reason, count), all since the start of the process."""
         with self._lock:
-            calls, single = list(self._calls.items()), dict(self._single)
-        for (lines, decision, provider, model), count in calls:
-            for name in dict.fromkeys(line.name for line in lines):
-                key = (name, decision, provider, model, "")
-                single[key] = single.get(key, 0) + count
-        return [(*key, count) for key, count in sorted(single.items())]
+            calls, counts = list(self._calls.items()), dict(self._single)
+            rows = [(tally, list(row)) for tally, row in calls]
+        for tally, row in rows:
+            model, provider, *names = tally.split("\n")
+            for decision, count in zip(("allow", "warn"), row, strict=True):
+                for name in names:
+                    key = (name, decision, provider, model, "")
+                    if count:
+                        counts[key] = counts.get(key, 0) + count
+        return [(*key, count) for key, count in sorted(counts.items())]
 
     def after_fork(self) -> None:
         """A child counts from zero: the parent reports its own."""

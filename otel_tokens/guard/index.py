@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from otel_tokens.guard.declare import CALL_KEYS, Condition
 from otel_tokens.guard.line import NEVER, Line, scope_name, slot_key
 from otel_tokens.guard.store.base import Slot
-from otel_tokens.guard.units import USD
+from otel_tokens.guard.units import INPUT_TOKENS, OUTPUT_TOKENS, SECONDS, TOKENS, USD
 from otel_tokens.values import Call
 
 MAX_PLANS = 16_384
 MAX_SLOTS = 131_072
 _MAX_MEMO = 4096
+_BY_TOKENS = frozenset({USD, TOKENS, INPUT_TOKENS, OUTPUT_TOKENS})
 
 
 class Plan:
@@ -22,19 +23,28 @@ class Plan:
         "caps",
         "expected",
         "first_marks",
+        "graceful",
         "hard_money",
         "lines",
         "measures",
+        "model",
         "money",
         "needed",
         "priced",
+        "provider",
         "slots",
         "steered",
+        "tally",
+        "timed",
         "units",
         "until",
+        "watched",
     )
 
-    def __init__(self, lines: Sequence[Line], slots: Sequence[Slot], caps: Sequence[Line], until: int) -> None:
+    def __init__(
+        self, kind: tuple[str, str], lines: Sequence[Line], slots: Sequence[Slot], caps: Sequence[Line], until: int
+    ) -> None:
+        self.model, self.provider = kind
         self.lines = tuple(lines)
         self.slots = tuple(slots)
         self.caps = tuple(caps)
@@ -47,6 +57,15 @@ class Plan:
         self.expected = any(measure.startswith("~") for measure in self.needed)
         self.hard_money = any(line.hard and line.unit == USD for line in (*lines, *caps))
         self.steered = any(line.steers for line in lines)
+        self.graceful = any(slot.grace for slot in slots)
+        self.timed = any(line.hard and line.unit == SECONDS for line in (*lines, *caps))
+        # What a stream is watched by: the output tokens that were reserved for hard budgets of money or tokens.
+        bounded = [line.measure for line in (*lines, *caps) if line.hard and line.unit in _BY_TOKENS]
+        self.watched = None
+        if bounded:
+            self.watched = "~output_tokens" if any(m.startswith("~") for m in bounded) else "output_tokens"
+        # Text, because its hash is kept: one look-up counts the decision of all lines.
+        self.tally = "\n".join((self.model, self.provider, *dict.fromkeys(line.name for line in lines)))
         # The least used amount at which any threshold can matter: below it a settlement looks no further.
         self.first_marks = tuple(
             slot.limit * line.thresholds[0].permille // 1000 if line.thresholds else NEVER
@@ -96,7 +115,7 @@ class Index:
         facts["operation"], facts["endpoint"] = call.operation, call.endpoint
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
-        made = self._plans[kind] = self._make(facts, now)
+        made = self._plans[kind] = self._make((model, call.provider), facts, now)
         return made
 
     def operations(self, tags: Mapping[str, str], units: Sequence[str], now: int) -> tuple[list[Line], list[Slot]]:
@@ -104,7 +123,7 @@ class Index:
         lines = [line for line in self._matching(tags) if line.unit in units]
         return lines, [self._slot(line, tags, now) for line in lines]
 
-    def _make(self, facts: Mapping[str, str], now: int) -> Plan:
+    def _make(self, kind: tuple[str, str], facts: Mapping[str, str], now: int) -> Plan:
         lines: list[Line] = []
         caps: list[Line] = []
         slots: list[Slot] = []
@@ -118,7 +137,7 @@ class Index:
             lines.append(line)
             slots.append(self._slot(line, facts, now))
             until = min(until, line.now(now)[3])
-        return Plan(lines, slots, caps, until)
+        return Plan(kind, lines, slots, caps, until)
 
     def _slot(self, line: Line, facts: Mapping[str, str], now: int) -> Slot:
         """The slot of a line; the same object for all calls of one scope and window, by which stores know it."""

@@ -107,16 +107,21 @@ class Learned:
             stats = self._models[provider, model] = ModelStats()
         return stats
 
-    def learn(self, record: Record, model: str, expected: int) -> float | None:
-        """Take a call whose usage the provider reported; returns the error the first time it is over 10 %."""
+    def learn(self, record: Record, model: str, expected_input: int) -> float | None:
+        """Take a call whose usage the provider reported; returns the error the first time it is over 10 %.
+
+        What was expected: the input by its length, the output by what the model's calls were like before.
+        """
         usage = record.usage
         if usage.origin != "provider":
             return None
         stats = self.of(record.call.provider, model)
+        likely = stats.likely_output
         stats.add(usage.output, record.duration)
         actual = usage.input + usage.output
-        if actual <= 0 or expected <= 0:
+        if actual <= 0 or likely is None:
             return None
+        expected = expected_input + likely
         wrong = (expected - actual) / actual
         stats.calls += 1
         stats.error += abs(wrong)

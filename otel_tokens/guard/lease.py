@@ -11,7 +11,7 @@ from otel_tokens.guard.line import NEVER
 from otel_tokens.values import Call, CallSizes, Lease
 
 
-class ActiveLease(Lease):  # pyright: ignore[reportIncompatibleVariableOverride] - see `__setattr__`
+class ActiveLease(Lease):
     """`Lease`, with what the guard remembers of the call.
 
     `model`, `max_output` (per choice) and `timeout` (seconds) are None where the request stays as it is.
@@ -39,7 +39,7 @@ class ActiveLease(Lease):  # pyright: ignore[reportIncompatibleVariableOverride]
     done: bool = False
 
     def __init__(
-        self, key: str, call: Call, sizes: CallSizes, plan: Plan, values: dict[str, int], amounts: list[int]
+        self, key: str, call: Call, sizes: CallSizes, plan: Plan, values: dict[str, int], *, amounts: list[int]
     ) -> None:
         self.key = key
         self.call = call

@@ -70,7 +70,8 @@ class Line:
         self.pause_at = _first(steering, "pause")
         self.pause_seconds = max((a.seconds for _, a in steering if a.kind == "pause"), default=0.0)
         self.slow = [(at, action.seconds) for at, action in steering if action.kind == "slow"]
-        self.steers = bool(self.downgrade_at or self.slow or self.pause_at < 1000)
+        # A hard budget that is used up refuses by itself; a soft one must be watched to pause at 100 %.
+        self.steers = bool(self.downgrade_at or self.slow or self.pause_at < (1000 if self.hard else 1001))
         self._turn: tuple[int, int, int, int] = (0, 0, 0, 0)
         span = self.window
         self._slice = (span.slice_ms, span.slices) if span is not None else (0, 0)

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from otel_tokens.guard.index import Plan
 from otel_tokens.guard.learned import Learned
+from otel_tokens.guard.lease import ActiveLease
 from otel_tokens.guard.options import Estimate, GuardOptions, Price
+from otel_tokens.guard.sized import sized
 from otel_tokens.guard.units import nano
 from otel_tokens.values import Call, CallSizes, Record, Usage
 
@@ -24,7 +26,7 @@ class Meter:
     """Amounts by measure: "usd" in nano-USD, "tokens" …, "calls", "seconds" in ms; "~" marks expected ones."""
 
     def __init__(self, price: Price, estimate: Estimate | None, options: GuardOptions, learned: Learned) -> None:
-        self._price = price
+        self.price = price
         self._estimate = estimate
         self._options = options
         self._learned = learned
@@ -44,7 +46,7 @@ class Meter:
 
     def upper(self, sizes: CallSizes, output: int) -> Usage:
         """The usage the call will not pass."""
-        return Usage(input=sizes.input_upper, output=output, origin="estimated")
+        return sized(sizes.input_upper, output)
 
     def expected(self, call: Call, model: str, sizes: CallSizes, output: int) -> Usage:
         """The likely usage, never above the upper one."""
@@ -52,9 +54,7 @@ class Meter:
             usage = self._estimate(call, sizes)
             return replace(usage, output=min(usage.output, output))
         likely = self._learned.of(call.provider, model).likely_output or _FALLBACK_LIKELY
-        return Usage(
-            input=sizes.input_tokens_estimate, output=min(output, likely * max(1, sizes.choices)), origin="estimated"
-        )
+        return sized(sizes.input_tokens_estimate, min(output, likely * max(1, sizes.choices)))
 
     def amounts(self, plan: Plan, call: Call, model: str, sizes: CallSizes, *, bound: int | None) -> dict[str, int]:
         """What to reserve, by measure. Raises `UnpricedError`."""
@@ -80,6 +80,19 @@ class Meter:
             values["seconds"] = int(seconds * 1000)
         return values
 
+    def grown(self, plan: Plan, lease: ActiveLease, output: int) -> dict[str, int]:
+        """The amounts of a call in flight once its output reaches `output` tokens in all."""
+        call, sizes, model = lease.call, lease.sizes, lease.sent_model
+        values = dict(lease.values)
+        for mark, given in (("", sizes.input_upper), ("~", sizes.input_tokens_estimate)):
+            if f"{mark}tokens" in values:
+                values[f"{mark}tokens"] = max(values[f"{mark}tokens"], given + output)
+                values[f"{mark}output_tokens"] = max(values[f"{mark}output_tokens"], output)
+            if f"{mark}usd" in values:
+                money = self.money(plan, call, model, sized(given, output), None if mark else sizes.cache_write)
+                values[f"{mark}usd"] = max(values[f"{mark}usd"], money)
+        return values
+
     def money(self, plan: Plan, call: Call, model: str, usage: Usage, cache_write: str | None) -> int:
         """Nano-USD of `usage`; the dearer of plain and cache-writing input if the request asks for caching."""
         cost = self._cost(call, model, usage)
@@ -92,7 +105,7 @@ class Meter:
         return cost
 
     def _cost(self, call: Call, model: str, usage: Usage) -> int | None:
-        total = self._price(call.provider, model, usage, at=call.started, tier=call.service_tier).total
+        total = self.price(call.provider, model, usage, at=call.started, tier=call.service_tier).total
         return None if total is None else nano(total)
 
     def _unpriced(self, plan: Plan, call: Call, usage: Usage) -> int:
@@ -112,8 +125,7 @@ class Meter:
 
     def known(self, call: Call, model: str) -> bool:
         """Whether `model` has a price with the call's provider."""
-        usage = Usage(input=1, output=1, origin="estimated")
-        return self._price(call.provider, model, usage, at=call.started, tier=None).total is not None
+        return self.price(call.provider, model, sized(1, 1), at=call.started, tier=None).total is not None
 
     # ---- after ------------------------------------------------------------------------------------------------
     def actual(self, plan: Plan, model: str, record: Record, reserved: dict[str, int]) -> dict[str, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otel_tokens.safely import safely
 from otel_tokens.usage.normalise import normalise
-from otel_tokens.values import FREE, UNPRICED, Cost, Outcome, Record, Usage
+from otel_tokens.values import FREE, UNPRICED, Cost, Outcome, Record, Usage, make
 
 if TYPE_CHECKING:
     from otel_tokens.lifecycle.active import ActiveCall
@@ -77,37 +77,35 @@ class Ending:
         usage, reason = self._usage()
         if reason is not None:
             active.reason = active.reason or reason
-        cost = UNPRICED
-        priced = safely("price", self._price, usage)
-        if priced is not None:
-            cost = priced
+        cost = safely("price", self._price, usage) or UNPRICED
         span = active.span
         trace_id, span_id = active.engine.spans.ids(span) if span is not None else (None, None)
         outcome = self.outcome
         if outcome == "abandoned" and facts.complete:
             outcome = "ok"  # the caller stopped reading after the last thing that counts
         started = active.started
-        return Record(
-            call=call,
-            usage=usage,
-            cost=cost,
-            outcome=outcome,
-            duration=self.finished - started,
-            response_model=facts.model,
-            response_id=facts.id,
-            finish_reasons=facts.finish,
-            service_tier=facts.tier,
-            speed=facts.speed,
-            geo=facts.geo,
-            error_type=_error_type(self.error),
-            missing_reason=active.reason if usage.origin != "provider" else None,
-            first_chunk=None if active.first is None else active.first - started,
-            chunks=facts.chunks,
-            attempts=active.attempts,
-            trace_id=trace_id,
-            span_id=span_id,
-            decision=active.lease.decision if active.lease is not None else None,
-        )
+        values: dict[str, Any] = {
+            "call": call,
+            "usage": usage,
+            "cost": cost,
+            "outcome": outcome,
+            "duration": self.finished - started,
+            "response_model": facts.model,
+            "response_id": facts.id,
+            "finish_reasons": facts.finish,
+            "service_tier": facts.tier,
+            "speed": facts.speed,
+            "geo": facts.geo,
+            "error_type": _error_type(self.error),
+            "missing_reason": active.reason if usage.origin != "provider" else None,
+            "first_chunk": None if active.first is None else active.first - started,
+            "chunks": facts.chunks,
+            "attempts": active.attempts,
+            "trace_id": trace_id,
+            "span_id": span_id,
+            "decision": active.lease.decision if active.lease is not None else None,
+        }
+        return make(Record, values)
 
     def _price(self, usage: Usage) -> Cost:
         active, facts = self.active, self.active.facts

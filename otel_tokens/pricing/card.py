@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Context, Decimal
 from math import inf
@@ -21,8 +21,8 @@ MILLION = 1_000_000
 class Rates:
     """USD per token; None where no rate is known.
 
-    `cache_write` is the rate of a write whose lifetime is not stated. Lifetimes and modalities without a rate of
-    their own are charged at `cache_write`, `cache_read`, `input` or `output`, whose part they are.
+    `cache_write` is the rate of a write whose lifetime is not stated. Modalities (and reasoning) without a rate of
+    their own are charged at `cache_read`, `input` or `output`, whose part they are.
     """
 
     input: Decimal | None = None
@@ -67,7 +67,10 @@ TTLS = ("12h", "1h", "30m", "5m")
 
 
 def rates_per_million(values: Mapping[str, Decimal | None]) -> Rates:
-    """`Rates` from USD per million tokens; a cache rate that is not given is the input rate (of the same modality)."""
+    """`Rates` from USD per million tokens.
+
+    A cache rate that is not given is the input rate (of the same modality), a lifetime's that of `cache_write`.
+    """
     per_token = {name: None if rate is None else EXACT.scaleb(rate, -6) for name, rate in values.items()}
     if per_token.get("cache_read") is None:
         for modality in MODALITIES:
@@ -75,6 +78,9 @@ def rates_per_million(values: Mapping[str, Decimal | None]) -> Rates:
     for name in ("cache_read", "cache_write"):
         if per_token.get(name) is None:
             per_token[name] = per_token.get("input")
+    for ttl in TTLS:
+        if per_token.get(f"cache_write_{ttl}") is None:
+            per_token[f"cache_write_{ttl}"] = per_token["cache_write"]
     return Rates(**per_token)
 
 
@@ -137,26 +143,11 @@ def charge(card: RateCard, usage: Usage) -> Parts | str:
     uncached = usage.input - read - write
     if uncached < 0 or read < 0 or write < 0 or usage.output < 0:
         uncached, read, write = max(uncached, 0), max(read, 0), max(write, 0)
-    if card.modal:
-        modal = _modal_parts(rates, usage, uncached, read)
-        if isinstance(modal, str):
-            return modal
-        cost_in, cost_read, cost_out = modal
-    else:
-        output = usage.output
-        cost_in = cost_read = cost_out = ZERO
-        if uncached:
-            if rates.input is None:
-                return "input"
-            cost_in = _mul(rates.input, uncached)
-        if read:
-            if rates.cache_read is None:
-                return "cache_read"
-            cost_read = _mul(rates.cache_read, read)
-        if output > 0:
-            if rates.output is None:
-                return "output"
-            cost_out = _mul(rates.output, output)
+    split = _modal_parts if card.modal else _plain_parts
+    plain = split(rates, usage, uncached, read)
+    if isinstance(plain, str):
+        return plain
+    cost_in, cost_read, cost_out = plain
     cost_write = ZERO
     if write:
         if rates.cache_write is None:
@@ -168,54 +159,73 @@ def charge(card: RateCard, usage: Usage) -> Parts | str:
     return cost_in, cost_read, cost_write, cost_out, other
 
 
+def _plain_parts(rates: Rates, usage: Usage, uncached: int, read: int) -> tuple[Decimal, Decimal, Decimal] | str:
+    """input, cache_read and output where tokens of a kind all have the same rate."""
+    cost_in = cost_read = cost_out = ZERO
+    if uncached:
+        if rates.input is None:
+            return "input"
+        cost_in = _mul(rates.input, uncached)
+    if read:
+        if rates.cache_read is None:
+            return "cache_read"
+        cost_read = _mul(rates.cache_read, read)
+    if usage.output > 0:
+        if rates.output is None:
+            return "output"
+        cost_out = _mul(rates.output, usage.output)
+    return cost_in, cost_read, cost_out
+
+
 def _write_cost(rates: Rates, usage: Usage, write: int) -> Decimal:
     """Cache writes by lifetime; what has no stated lifetime at the provider's default."""
-    total = ZERO
-    for ttl, tokens in (
-        ("12h", usage.cache_write_12h),
-        ("1h", usage.cache_write_1h),
-        ("30m", usage.cache_write_30m),
-        ("5m", usage.cache_write_5m),
+    total, left = ZERO, write
+    for tokens, rate in (
+        (usage.cache_write_12h, rates.cache_write_12h),
+        (usage.cache_write_1h, rates.cache_write_1h),
+        (usage.cache_write_30m, rates.cache_write_30m),
+        (usage.cache_write_5m, rates.cache_write_5m),
+        (write, rates.cache_write),
     ):
-        if tokens > 0 and write > 0:
-            tokens = min(tokens, write)
-            write -= tokens
-            total = _add(total, _mul(_first(getattr(rates, "cache_write_" + ttl), rates.cache_write), tokens))
-    return _add(total, _mul(_first(rates.cache_write), write)) if write else total
-
-
-def _first(*rates: Decimal | None) -> Decimal:
-    return next((rate for rate in rates if rate is not None), ZERO)
+        if tokens > 0 and left > 0:
+            written = min(tokens, left)
+            left -= written
+            total = _add(total, _mul(rate or ZERO, written))
+    return total
 
 
 def _modal_parts(rates: Rates, usage: Usage, uncached: int, read: int) -> tuple[Decimal, Decimal, Decimal] | str:
     """input, cache_read and output where a modality or reasoning has a rate of its own."""
     costs: list[Decimal] = []
-    for kind, left in (("input", uncached), ("cache_read", read), ("output", max(usage.output, 0))):
-        cost = ZERO
-        for modality in MODALITIES:
-            rate: Decimal | None = getattr(rates, f"{kind}_{modality}")
-            if rate is None:
-                continue
-            tokens: int = getattr(usage, f"{kind}_{modality}")
-            if kind == "input":
-                tokens -= getattr(usage, f"cache_read_{modality}")
-            tokens = min(max(tokens, 0), left)
-            left -= tokens
-            cost = _add(cost, _mul(rate, tokens))
-        if kind == "output" and rates.reasoning is not None:
-            tokens = min(max(usage.reasoning, 0), left)
-            left -= tokens
-            cost = _add(cost, _mul(rates.reasoning, tokens))
+    for kind, whole in (("input", uncached), ("cache_read", read), ("output", max(usage.output, 0))):
+        cost, left = ZERO, whole
+        for rate, tokens in _special(rates, usage, kind):
+            taken = min(max(tokens, 0), left)
+            left -= taken
+            cost = _add(cost, _mul(rate, taken))
         if left:
-            rate = getattr(rates, kind)
-            if rate is None:
+            rest: Decimal | None = getattr(rates, kind)
+            if rest is None:
                 return kind
-            cost = _add(cost, _mul(rate, left))
+            cost = _add(cost, _mul(rest, left))
         costs.append(cost)
     return costs[0], costs[1], costs[2]
 
 
+def _special(rates: Rates, usage: Usage, kind: str) -> Iterator[tuple[Decimal, int]]:
+    """(rate, tokens) of the parts of `kind` that have a rate of their own."""
+    for modality in MODALITIES:
+        rate: Decimal | None = getattr(rates, f"{kind}_{modality}")
+        if rate is not None:
+            tokens: int = getattr(usage, f"{kind}_{modality}")
+            if kind == "input":
+                tokens -= getattr(usage, f"cache_read_{modality}")
+            yield rate, tokens
+    if kind == "output" and rates.reasoning is not None:
+        yield rates.reasoning, usage.reasoning
+
+
 def is_unsure(card: RateCard, usage: Usage) -> bool:
     """Whether `usage` has cache writes of a lifetime whose rate is not known."""
-    return any(getattr(usage, "cache_write_" + ttl) > 0 for ttl in card.unsure)
+    unsure = card.unsure
+    return (usage.cache_write_12h > 0 and "12h" in unsure) or (usage.cache_write_1h > 0 and "1h" in unsure)

@@ -18,6 +18,7 @@ class PriceList:
 
     def __init__(self, source: Any) -> None:
         self.id: str = source.id
+        self.urls: tuple[str, ...] = tuple(source.pricing_urls or ())
         self.fallbacks: tuple[str, ...] = tuple(source.fallback_model_providers or ())
         self.exact: dict[str, Any] = {}
         self._open: list[tuple[Any, Any, Any]] = []  # clause, the whole it must hold with, model
@@ -45,11 +46,7 @@ class PriceList:
         longest = 0
         for clause, whole, model in self._open:
             start, end = _span(clause, name)
-            if (
-                end - start > longest
-                and is_same_model(name, start, end)
-                and (whole is None or whole.is_match(name))
-            ):
+            if end - start > longest and is_same_model(name, start, end) and (whole is None or whole.is_match(name)):
                 longest, found = end - start, model
         return found
 

@@ -11,7 +11,7 @@ import re
 from otel_tokens.pricing.shipped import VENDOR_PREFIXES
 
 _DATE = r"20\d{2}-?(?:0[1-9]|1[0-2])-?(?:[0-2]\d|3[01])"
-DATE = re.compile(rf"(?<!\d){_DATE}(?!\d)")
+_HARMLESS = re.compile(rf"(?<!\d){_DATE}(?!\d)|(?<=-)v\d\.\d(?=$|[-:@])")
 _COMPACT_DATE = re.compile(r"(?<=-)(20\d{2})(0[1-9]|1[0-2])([0-2]\d|3[01])(?=[-:@]|$)")
 _SUFFIX = re.compile(rf"[-@](?:{_DATE}|latest|default)$")
 _GEMINI_STABLE = re.compile(r"(?<=^gemini-)(.*)-00\d$")
@@ -38,7 +38,7 @@ def spellings(model: str, provider: str) -> tuple[str, ...]:
     if name.startswith("ft:"):
         # ft:<base>:<organisation>:<suffix>:<id>: the base alone decides the price
         return (":".join(name.split(":", 2)[:2]),)
-    if name.startswith("arn:") or "/models/" in name or name.startswith("models/"):
+    if name.startswith(("arn:", "models/")) or "/models/" in name:
         found.append(name.rpartition("/")[2])
     prefix, slash, rest = name.partition("/")
     while slash and rest:
@@ -71,20 +71,19 @@ def is_same_model(name: str, start: int, end: int) -> bool:
     if end <= start:
         return False
     before = name[:start]
-    if before and before[-1] not in "/.:":
+    if before and before[-1] not in "/.:" and before != "minimax-":
         return False
     if name[end - 4 : end] == ".ft-":
         return True  # what follows is the id of a fine-tune of exactly this base
-    masked = DATE.sub(lambda match: " " * len(match.group()), name)
+    masked = _HARMLESS.sub(lambda match: " " * len(match.group()), name)
     if end < len(name) and masked[end] not in _SEPARATORS + " " and masked[end - 1] not in _SEPARATORS + " ":
         # The match ends inside a word: the whole word has to be harmless.
         while end > start and masked[end - 1] not in _SEPARATORS + " ":
             end -= 1
-    return _harmless(masked[end:])
+    return _harmless(masked[end:], preview=masked[:end].endswith(("preview", "exp")))
 
 
-def _harmless(rest: str) -> bool:
-    preview = False
+def _harmless(rest: str, *, preview: bool) -> bool:
     for separator, word in re.findall(r"([-@:/._]|^)([^-@:/._ ]*)", rest):
         if word == "":
             continue

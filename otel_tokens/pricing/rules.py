@@ -83,7 +83,7 @@ def parse_rules(entries: object, where: str) -> tuple[PriceRule, ...]:
         raise ConfigError(f"is not a list; write prices as '- {EXAMPLE}'", where=where, key="prices")
     rules: list[PriceRule] = []
     problems: list[ConfigError] = []
-    for index, item in enumerate(cast("list[object]", list(cast("Iterable[object]", entries)))):
+    for index, item in enumerate(cast("Iterable[object]", entries)):
         if isinstance(item, PriceRule):
             rules.append(item)
             continue

@@ -212,11 +212,16 @@ PRICES: tuple[Shipped, ...] = (
         ANTHROPIC,
         "2026-10-01",
     ),
+    Shipped("anthropic", ("claude-2.0", "claude-2.1"), {"input": "8", "output": "24"}, ANTHROPIC, "2025-07-01"),
     Shipped(
         "cohere", ("command-r-03-2024",), {"input": "0.5", "output": "1.5"}, "https://cohere.com/pricing", "2025-10-01"
     ),
     Shipped(
-        "cohere", ("command-r-plus-04-2024",), {"input": "3", "output": "15"}, "https://cohere.com/pricing", "2025-10-01"
+        "cohere",
+        ("command-r-plus-04-2024",),
+        {"input": "3", "output": "15"},
+        "https://cohere.com/pricing",
+        "2025-10-01",
     ),
     Shipped(
         "cohere",

@@ -129,7 +129,7 @@ class Settings:
     token_histograms: bool = row("bool", False, "Histograms of input and output tokens per call.")
     cost_histogram: bool = row("bool", False, "Histogram of the cost per call.")
     chunk_histogram: bool = row("bool", False, "Histogram of the time between the chunks of a stream.")
-    prometheus: bool | None = row("bool", None, "Serve /metrics; default: when nothing else exports metrics.")
+    prometheus: bool = row("bool", False, "Serve /metrics for Prometheus.")
     prometheus_host: str = row(
         "text", "127.0.0.1", "Address to serve /metrics on.", fallback_env="OTEL_EXPORTER_PROMETHEUS_HOST"
     )

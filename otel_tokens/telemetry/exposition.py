@@ -146,6 +146,7 @@ def _http_server(listener: socket.socket, zero_first: ZeroFirst) -> Any:
         """One request of a scraper."""
 
         timeout = SCRAPE_TIMEOUT
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             """Answer a scrape."""

@@ -14,8 +14,9 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from otel_tokens.conventions import SERVICE_INSTANCE
+
 _LOCKS = ("_lock", "_export_lock", "_instrument_registration_lock")
-INSTANCE = "service.instance.id"
 
 
 def _fresh_locks(thing: Any) -> None:
@@ -94,7 +95,7 @@ def _parts(thing: Any, depth: int) -> Iterable[Any]:
 def instance_id(provider: Any) -> str | None:
     """The `service.instance.id` of a tracer or meter provider's resource."""
     resource = _resource_holder(provider)
-    value = None if resource is None else resource[1].attributes.get(INSTANCE)
+    value = None if resource is None else resource[1].attributes.get(SERVICE_INSTANCE)
     return value if isinstance(value, str) else None
 
 
@@ -106,7 +107,7 @@ def renew_instance(provider: Any, parents: str | None) -> None:
     update = getattr(provider, "_update_resource", None)
     from opentelemetry.sdk.resources import Resource  # the SDK is only there if a provider of it is
 
-    new = Resource({INSTANCE: str(uuid.uuid4())})
+    new = Resource({SERVICE_INSTANCE: str(uuid.uuid4())})
     if update is not None:
         update(new)
     else:

@@ -92,8 +92,8 @@ class Providers:
         done = self.flush(timeout)
         if self.prometheus is not None:
             self.prometheus.shutdown()
-        for flusher in self.flushers:
-            flusher.stop()
+        while self.flushers:
+            self.flushers.pop().stop()
         return done
 
 

@@ -141,6 +141,8 @@ class Spans:
                 attributes[names.SERVER_PORT] = call.server_port
         if call.stream:
             attributes[names.REQUEST_STREAM] = True
+        if call.max_output:
+            attributes[names.REQUEST_MAX_TOKENS] = call.max_output
         if call.attributes:
             attributes.update(call.attributes)
         for tag, value in call.tags.items():

@@ -15,7 +15,7 @@ MIN_RATIO, MAX_RATIO = 0.5, 12.0
 """Outside these a report says more about images or hidden prompts than about text."""
 
 MAX_MODELS = 2000
-SAMPLE = 16
+EAGER, SAMPLE = 4, 16
 SMALL = 50
 """Below so many tokens the fixed overhead of a message drowns the ratio."""
 
@@ -37,16 +37,19 @@ class Estimator:
     def __init__(self) -> None:
         self._ratios: dict[tuple[str, str], _Ratio] = {}
         self._lock = threading.Lock()
-        self._calls = 0  # a lost increment between threads does no harm
+        self._calls: dict[str, int] = {}
 
     def calibrated(self, model: str, direction: str = "input") -> bool:
         """Whether a provider has reported on this model ("input" or "output")."""
         return (model, direction) in self._ratios
 
     def wants(self, model: str) -> bool:
-        """Whether to measure this call's texts: always until the model is known, then one call in `SAMPLE`."""
-        self._calls += 1
-        return self._calls % SAMPLE == 0 or (model, "input") not in self._ratios
+        """Whether to measure this call's texts: the first `EAGER` calls of a model, then one in `SAMPLE`."""
+        # A count lost between threads does no harm.
+        count = self._calls.get(model, 0)
+        if count or len(self._calls) < MAX_MODELS:
+            self._calls[model] = count + 1
+        return count < EAGER or count % SAMPLE == 0
 
     def learn(self, model: str, direction: str, chars: int, tokens: int) -> None:
         """Take a provider's report of `tokens` for `chars` characters of text."""

@@ -15,7 +15,7 @@ from otel_tokens.providers.registry import providers
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.shapes import is_list
 from otel_tokens.usage.read import Counts, flatten, get
-from otel_tokens.values import TOKEN_FIELDS, Component, Usage
+from otel_tokens.values import TOKEN_FIELDS, Component, Usage, make
 
 ABSURD = 10**12
 """No call has a trillion tokens: such a number is a fault of the provider, kept out of every sum."""
@@ -138,15 +138,12 @@ def normalise(counts: Counts, endpoint: Endpoint) -> Usage:
         if beside > values.get("output", 0):
             values["output"] = values.get("output", 0) + beside
     _reconcile(values, total, flags)
-    return Usage(
-        **values,
-        total=total,
-        reported_cost=cost,
-        origin="provider",
-        reported=reported,
-        flags=tuple(flags),
-        components=_components(rules, counts, endpoint) if rules.components else (),
-    )
+    made: dict[str, Any] = {**values, "total": total, "reported_cost": cost, "origin": "provider", "reported": reported}
+    if flags:
+        made["flags"] = tuple(flags)
+    if rules.components:
+        made["components"] = _components(rules, counts, endpoint)
+    return make(Usage, made)
 
 
 def _careful(plan: _Plan, counts: Counts, flags: list[str]) -> dict[str, int]:

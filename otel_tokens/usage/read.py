@@ -134,6 +134,12 @@ def length(value: Any, depth: int = 0) -> int:
 NOT_TEXT = frozenset({"data", "image_url", "file_data", "b64_json", "type", "id", "role", "object", "index", "url"})
 
 
+@lru_cache(maxsize=256)
+def places(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
+    """Where this endpoint's usage blocks may stand, each with the prefix its fields get."""
+    return tuple((path, prefix) for path, _, prefix in (place.partition("=") for place in endpoint.at))
+
+
 class Facts:
     """What has been read of one call so far. Mutable: it lives inside one call and is never shared.
 
@@ -175,8 +181,9 @@ class Facts:
         """Take everything that a whole response, or a chunk that may carry facts, states; say if usage was in it."""
         endpoint = self.endpoint
         found = False
-        for place in endpoint.at:
-            path, _, prefix = place.partition("=")
+        for path, prefix in places(endpoint):
+            if found and not prefix:
+                continue  # the usage block has been found: the other places are other hosts'
             block = dig(payload, path)
             if block is None:
                 continue

@@ -70,14 +70,26 @@ class Meter:
         return sum(point.value for point in self.points(name))
 
 
+HOSTS = [
+    {"match": "127.0.0.1", "path": "/v1", "provider": "openai"},
+    {"match": "127.0.0.1", "provider": "anthropic"},
+]
+
+
 @pytest.fixture
-def meter(tmp_path: Path) -> Iterator[Meter]:
-    """Instrumented, with all sinks on; taken off again afterwards."""
+def meter(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Meter]:
+    """Instrumented, with all sinks on; taken off again afterwards.
+
+    With the mark `priced` the loopback server bills as OpenAI (below /v1) and Anthropic; without, as nobody known.
+    """
     held = Meter(tmp_path / "ledger.db")
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(held.exporter))
     meters = MeterProvider([held.reader])
-    otel_tokens.instrument(tracers, meters, config=False, ledger=held.ledger_path, on_record=held.seen.append)
+    hosts = HOSTS if request.node.get_closest_marker("priced") else ()
+    otel_tokens.instrument(
+        tracers, meters, config=False, ledger=held.ledger_path, on_record=held.seen.append, hosts=hosts
+    )
     try:
         yield held
     finally:

@@ -350,6 +350,7 @@ def test_a_failing_call(meter: Any, make_server: Any) -> None:
     assert meter.total("gen_ai.client.inference.usage.input_tokens") == 0
 
 
+@pytest.mark.priced
 def test_a_cut_answer_that_parse_refuses_is_billed(meter: Any, model_server: ModelServer, make_server: Any) -> None:
     client = openai_client(model_server)
     client.chat.completions.parse(model="gpt-4o", messages=MESSAGES, response_format=Answer)

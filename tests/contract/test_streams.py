@@ -13,6 +13,8 @@ import pytest
 
 from otel_tokens.demo.server import ModelServer, Reply
 
+pytestmark = pytest.mark.priced
+
 MESSAGES: Any = [{"role": "user", "content": "Tell me about the sea, please, and take your time."}]
 SDKS = ("openai.chat", "openai.responses", "anthropic.messages")
 

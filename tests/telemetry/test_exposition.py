@@ -152,8 +152,7 @@ def test_many_scrapers_at_once_see_whole_expositions(endpoint, make_record):
 
     def scrape():
         start.wait()
-        for _ in range(5):
-            found.append(value(text(server), INPUT))
+        found.extend([value(text(server), INPUT) for _ in range(5)])
 
     threads = [threading.Thread(target=scrape) for _ in range(8)]
     for thread in threads:

@@ -243,6 +243,14 @@ class Store(ABC):
         """`change` without blocking the event loop."""
         return self.change(budget, op, unit=unit, scope=scope, amount=amount)
 
+    def mark_paused(self, slot: Slot, until: int) -> None:
+        """Note that a call waits at `slot` until `until` (unix ms)."""
+        self.change(slot.budget, "pause", unit=slot.unit, scope=slot.scope, amount=until)
+
+    async def amark_paused(self, slot: Slot, until: int) -> None:
+        """`mark_paused` without blocking the event loop."""
+        await self.achange(slot.budget, "pause", unit=slot.unit, scope=slot.scope, amount=until)
+
     async def aclose(self) -> None:
         """`close` without blocking the event loop."""
         self.close()

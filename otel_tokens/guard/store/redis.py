@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from otel_tokens.guard.forks import at_fork
-from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, Balance, Booking, Change, Row, Slot, Store, StoreError
+from otel_tokens.guard.store.base import (
+    LIMIT_CHANGES,
+    Admission,
+    Balance,
+    Booking,
+    Change,
+    Row,
+    Slot,
+    Store,
+    StoreError,
+)
 from otel_tokens.guard.store.redis_address import Address
 from otel_tokens.guard.store.redis_links import Links, LoopLinks
 from otel_tokens.guard.store.redis_wire import (

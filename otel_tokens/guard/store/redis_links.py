@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import select
+import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -19,6 +21,19 @@ _ERRANDS = 64  # threads that may be connecting at a time
 
 Link = Any
 """A connection of redis-py: `connect`, `send_packed_command`, `read_response`, `can_read`, `disconnect`."""
+
+
+def _readable(link: Link) -> bool:
+    """Whether there is something to read on an idle link. `can_read` reads; asking the system is 5 µs cheaper.
+
+    Not with TLS, where the system also sees what is not for us, such as session tickets.
+    """
+    bare = getattr(link, "_sock", None)
+    if type(bare) is not socket.socket or not hasattr(select, "poll"):
+        return link.can_read(0)
+    probe = select.poll()
+    probe.register(bare, select.POLLIN)
+    return bool(probe.poll(0))
 
 
 class _Errand:
@@ -85,7 +100,7 @@ class Links:
                 break
             try:
                 # Readable before anything was asked: the server has closed it, perhaps long ago.
-                if not link.can_read(0):
+                if not _readable(link):
                     return link
             except (self._address.errors.RedisError, OSError):
                 pass
@@ -120,7 +135,10 @@ class Links:
         if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise self._address.late(self._timeout)
         thread = threading.Thread(
-            target=errand.run, args=(lambda it: self._run(it, request), self._free), name="otel-tokens-redis", daemon=True
+            target=errand.run,
+            args=(lambda it: self._run(it, request), self._free),
+            name="otel-tokens-redis",
+            daemon=True,
         )
         try:
             thread.start()

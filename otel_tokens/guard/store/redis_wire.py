@@ -14,6 +14,7 @@ PAGE = 250
 
 _CODES: tuple[Refusal, ...] = ("moved", "", "limit", "finished")
 _REMEMBERED_SLOTS = 10_000
+_SHORT_WAYS = ("admit",)
 
 
 def bulk(value: str | int) -> bytes:
@@ -23,11 +24,12 @@ def bulk(value: str | int) -> bytes:
 
 
 class Script:
-    """A Lua script: `account.lua` and the text of one operation."""
+    """A Lua script: the operation's short way if it has one, `account.lua`, the text of the operation."""
 
     def __init__(self, name: str) -> None:
         here = files("otel_tokens.guard.store")
-        parts = [(here / f"{part}.lua").read_text("utf-8") for part in ("account", name)]
+        names = (f"{name}_short", "account", name) if name in _SHORT_WAYS else ("account", name)
+        parts = [(here / f"{part}.lua").read_text("utf-8") for part in names]
         self.text = "\n".join([f"local REMEMBER_MS = {REMEMBER_MS}", *parts])
         # Redis names scripts by SHA-1; nothing here depends on it being secure.
         self.by_digest = b"$7\r\nEVALSHA\r\n" + bulk(hashlib.sha1(self.text.encode()).hexdigest())  # noqa: S324

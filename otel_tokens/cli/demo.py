@@ -1,0 +1,160 @@
+"""`otel-tokens demo`: real SDKs against a model server on this machine, metered, priced, exported and reported."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+from otel_tokens.cli.group import fail
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from otel_tokens.demo.workload import Step
+
+SDKS = ("openai", "anthropic")
+_DELAY = 0.004  # seconds between the chunks of a stream
+_PAUSE = 0.12  # seconds before each step, where somebody watches
+_FOREIGN = ("OTEL_", "OPENAI_", "ANTHROPIC_", "AZURE_OPENAI_")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+@click.command(
+    options_metavar="[OPTIONS]",
+    epilog="""\b
+Examples:
+  otel-tokens demo
+  otel-tokens demo --ledger demo.db && otel-tokens report --ledger demo.db
+""",
+)
+@click.option("--ledger", metavar="PATH", help="Keep the record of the demo's calls here.")
+def command(ledger: str | None) -> None:
+    """See it work: real OpenAI and Anthropic SDKs, on this machine only.
+
+    A model server on the loopback interface answers like OpenAI, Anthropic and
+    Moonshot. A small team of agents calls it: sync and async, streams, cached
+    prompts, a stream abandoned half-way, an unknown model, a failing call, a
+    budget. Nothing leaves this machine and no key is needed.
+    """
+    missing = [name for name in SDKS if find_spec(name) is None]
+    if missing:
+        fail(f'the demo calls the real SDKs, and {" and ".join(missing)} is missing: pip install "otel-tokens[demo]"')
+    from rich.console import Console  # tables are only for commands that draw them
+
+    _own_environment()
+    with tempfile.TemporaryDirectory(prefix="otel-tokens-demo-") as folder:
+        path = str(Path(ledger).expanduser().absolute()) if ledger else str(Path(folder) / "ledger.db")
+        _play(Console(highlight=False), path, keep=ledger is not None)
+
+
+def _own_environment() -> None:
+    """The demo must not send anything to a real provider, collector or proxy, nor take a real key."""
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN) or name.lower() in _PROXIES:
+            del os.environ[name]
+    os.environ["OTEL_TOKENS_CONFIG"] = "off"
+
+
+def _play(console: Console, ledger: str, *, keep: bool) -> None:
+    from otel_tokens.demo import show, workload
+    from otel_tokens.demo.model import Model
+    from otel_tokens.demo.server import ModelServer
+    from otel_tokens.instrument import flush
+
+    began = time.time()
+    versions = " and ".join(f"{name} {_version(name)}" for name in SDKS)
+    console.print(f"[bold]{versions}[/bold] against a model server on this machine. Nothing leaves it.\n")
+    screen = show.LiveScreen(console) if console.is_terminal else show.PlainScreen(console)
+    pause = _PAUSE if console.is_terminal else 0.0
+
+    def before(step: Step) -> None:
+        screen.step(step)
+        time.sleep(pause)
+
+    with ModelServer(workload.respond(Model(_DELAY))) as server:
+        port = urlsplit(server.url).port or 0
+        hosts = workload.hosts(port)
+        with _metered(ledger=ledger, hosts=hosts, on_record=screen.record):
+            with screen:
+                workload.run(workload.make_clients(server.url), before)
+                flush()
+            _report(console, ledger, began)
+            _scrape(console)
+    _next(console, ledger if keep else None)
+
+
+@contextmanager
+def _metered(**options: Any) -> Iterator[None]:
+    from otel_tokens.instrument import instrument, uninstrument
+
+    instrument(prometheus=True, prometheus_port=0, **options)
+    try:
+        yield
+    finally:
+        uninstrument()
+
+
+def _report(console: Console, ledger: str, since: float) -> None:
+    from otel_tokens.reports.report import report
+
+    console.rule("[bold]otel-tokens report", align="left")
+    for by in ("model", "agent"):
+        table = report(ledger, by=by, since=since).table(console.width, color=console.is_terminal)
+        console.out(table, highlight=False)
+
+
+def _scrape(console: Console) -> None:
+    """What the demo's own /metrics says, as Prometheus would read it."""
+    from urllib.request import urlopen
+
+    from otel_tokens.demo.show import excerpt
+
+    url = _metrics_url()
+    if url is None:
+        return
+    for _ in range(2):  # the first scrape shows each new series as 0, so that increase() sees its first value
+        with urlopen(url, timeout=5) as answer:  # noqa: S310 (loopback)
+            text = answer.read().decode()
+    console.rule(f"[bold]curl {url}", align="left")
+    for line in excerpt(text):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print()
+
+
+def _metrics_url() -> str | None:
+    from otel_tokens.instrument import runtime
+
+    held = runtime()
+    reader = getattr(held.providers, "prometheus", None) if held is not None else None
+    server = getattr(reader, "server", None)
+    return None if server is None else f"http://{server.host}:{server.port}/metrics"
+
+
+def _next(console: Console, ledger: str | None) -> None:
+    option = f" --ledger {ledger}" if ledger else ""
+    console.rule("[bold]next", align="left")
+    rows = (
+        ("otel-tokens run python your_app.py", "the same for your own program, its code untouched"),
+        (f"otel-tokens report{option} --by day --by model", "what it cost"),
+        ("otel-tokens prices claude-sonnet-4-6", "where a price comes from"),
+        ("otel-tokens doctor", "what is metered here, and what is not"),
+    )
+    for line, words in rows:
+        console.print(f"  {line:<42} [dim]{words}[/dim]", soft_wrap=True)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(unknown version)"

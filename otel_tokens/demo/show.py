@@ -1,0 +1,185 @@
+"""What `otel-tokens demo` shows: the calls as they end, and an excerpt of a scrape."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from otel_tokens import conventions as c
+from otel_tokens.demo.workload import Step
+from otel_tokens.reports.text import price
+from otel_tokens.values import Record
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_NOTES = {
+    "abandoned": "abandoned: output estimated",
+    "error": "failed",
+    "cancelled": "cancelled",
+    "cut": "cut by the guard",
+}
+
+
+class Screen(Protocol):
+    """Shows calls while they are made."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def step(self, step: Step) -> None:
+        """A step begins."""
+        ...
+
+    def record(self, record: Record) -> None:
+        """A call has ended; from any thread."""
+        ...
+
+
+def cells(record: Record) -> tuple[str, ...]:
+    """A record as the cells of a row: agent, model, input, cached, output, cost, remark."""
+    usage = record.usage
+    known = usage.origin != "missing"
+    cost = price(record.cost.total, record.cost.currency) if record.cost.total is not None else ""
+    if record.cost.status == "unpriced" and known:
+        cost = "unpriced"
+    return (
+        record.tags.get("agent", ""),
+        record.call.model,
+        f"{usage.input:,}" if known else "",
+        f"{usage.cache_read:,}" if usage.cache_read else "",
+        f"{usage.output:,}" if known else "",
+        cost,
+        _NOTES.get(record.outcome, ""),
+    )
+
+
+class PlainScreen:
+    """A line per step and per call, for pipes and logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def step(self, step: Step) -> None:
+        """A line with the step's words."""
+        with self._lock:
+            self._console.print(f"{step.agent}: {step.words}", markup=False)
+
+    def record(self, record: Record) -> None:
+        """A line with the call's numbers."""
+        _, model, tokens_in, cached, tokens_out, cost, remark = cells(record)
+        parts = [f"  {model:<24}"]
+        if tokens_in:
+            parts.append(f"{tokens_in} in" + (f" ({cached} cached)" if cached else ""))
+            parts.append(f"{tokens_out} out")
+        parts += [part for part in (cost, remark) if part]
+        with self._lock:
+            self._console.print("  ".join(parts), markup=False)
+
+
+class LiveScreen:
+    """A table that grows in place, for a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live  # like all of rich, loaded only where something is drawn
+
+        self._lock = threading.Lock()
+        self._rows: list[tuple[str, ...]] = []
+        self._words = ""
+        self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=12)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._words = ""
+        self._live.stop()
+
+    def step(self, step: Step) -> None:
+        """The step's words stand below the table."""
+        self._words = f"{step.agent}: {step.words} …"
+
+    def record(self, record: Record) -> None:
+        """One more row."""
+        with self._lock:
+            self._rows.append(cells(record))
+
+    def _draw(self) -> Table:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        with self._lock:
+            rows, words = list(self._rows), self._words
+        table = Table(box=box.SIMPLE, pad_edge=False, caption=words or None, caption_justify="left")
+        for heading in ("Agent", "Model"):
+            table.add_column(heading, no_wrap=True)
+        for heading in ("Input", "Cached", "Output", "Cost"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("", style="yellow")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        return table
+
+
+_SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)\{(?P<labels>.*)\} (?P<value>\S+)")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_UNITS = {"USD": "_USD", "s": "_seconds"}
+
+
+def _prometheus(metric: c.Metric, suffix: str = "_total") -> str:
+    """The name under which Prometheus has a metric."""
+    return _label(metric.name) + _UNITS.get(metric.unit, "") + suffix
+
+
+def _label(attribute: str) -> str:
+    return attribute.replace(".", "_")
+
+
+# Metric → the labels that tell its series apart here.
+_SHOWN: dict[str, tuple[str, ...]] = {
+    _prometheus(c.TOKENS_INPUT): (_label(c.REQUEST_MODEL),),
+    _prometheus(c.COST): (_label(c.REQUEST_MODEL), _label(c.TOKEN_TYPE)),
+    _prometheus(c.PRICING_MISSES): (_label(c.REQUEST_MODEL),),
+    _prometheus(c.USAGE_MISSING): (_label(c.REQUEST_MODEL), _label(c.REASON)),
+    _prometheus(c.DURATION, "_count"): (_label(c.REQUEST_MODEL), _label(c.ERROR_TYPE)),
+}
+_MOST = 4  # series shown of each metric
+
+
+def excerpt(metrics: str) -> Iterable[str]:
+    """Some lines of a scrape, with the labels that tell series apart and "…" for the others."""
+    found: dict[str, list[str]] = {}
+    for line in metrics.splitlines():
+        sample = _SAMPLE.fullmatch(line)
+        if sample is None or sample["name"] not in _SHOWN or float(sample["value"]) == 0:
+            continue
+        labels: dict[str, Any] = dict(_LABEL.findall(sample["labels"]))
+        shown = ",".join(f'{name}="{labels[name]}"' for name in _SHOWN[sample["name"]] if labels.get(name))
+        found.setdefault(sample["name"], []).append(f"  {{{shown},…}} {sample['value']}")
+    for name in _SHOWN:
+        series = found.get(name, [])
+        if series:
+            yield name
+            yield from series[:_MOST]
+            if len(series) > _MOST:
+                yield f"  … {len(series) - _MOST} more"

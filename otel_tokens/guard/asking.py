@@ -1,0 +1,293 @@
+"""How a call is admitted: one story, as a generator, that both drivers run.
+
+The usual call is one question to the store. What takes longer (a ladder, a clamp, a wait, an allowance of gas, a
+window that just ended) is told step by step in `Asking`.
+"""
+
+from __future__ import annotations
+
+from otel_tokens.errors import BudgetExceededError
+from otel_tokens.guard import units
+from otel_tokens.guard.clamping import fitting_output
+from otel_tokens.guard.drive import Story
+from otel_tokens.guard.gas import current_critical, current_gas
+from otel_tokens.guard.index import Plan
+from otel_tokens.guard.lease import ActiveLease
+from otel_tokens.guard.line import Line
+from otel_tokens.guard.meter import UnpricedError
+from otel_tokens.guard.room import Room
+from otel_tokens.guard.steering import Steering
+from otel_tokens.guard.store.base import Admission, StoreError
+from otel_tokens.guard.waiting import Waiting
+from otel_tokens.values import Call, CallSizes
+
+_ROUNDS = 16
+
+
+def admission(room: Room, call: Call, sizes: CallSizes) -> Story[ActiveLease | None]:
+    """The lease of a call; None when no budget concerns it. Raises BudgetExceededError."""
+    plan = room.index.plan(call, call.model, room.store.now())
+    if plan.steered or plan.caps or current_gas() is not None:
+        return (yield from Asking(room, call, sizes).run())
+    if not plan.lines:
+        return None
+    try:
+        values = room.meter.amounts(plan, call, call.model, sizes, bound=None)
+    except UnpricedError:
+        raise unpriced(room, plan, call) from None
+    lease = ActiveLease(call.id, call, sizes, plan, values, amounts=[values[measure] for measure in plan.measures])
+    try:
+        answer: Admission = yield ("admit", call.id, plan.slots, lease.amounts, room.ttl_ms, current_critical())
+    except StoreError as error:
+        return without_store(room, lease, error)
+    except BaseException:
+        room.give_back(call.id)  # cancelled while asking: it may have been granted
+        raise
+    if answer.granted:
+        return granted(room, lease, answer)
+    asking = Asking(room, call, sizes)
+    asking.plan, asking.values = plan, values
+    return (yield from asking.run(lease, answer))
+
+
+class Asking:
+    """A call on its way to being admitted, when one question is not enough."""
+
+    def __init__(self, room: Room, call: Call, sizes: CallSizes) -> None:
+        self.room = room
+        self.call = call
+        self.sizes = sizes
+        self.model = call.model
+        self.bound: int | None = None
+        self.gas = current_gas()
+        self.critical = current_critical()
+        self.steering = Steering(room, call)
+        self.waiting = Waiting(room, call, self.steering)
+        self.asked = 0
+        self.values: dict[str, int] = {}
+        self.plan: Plan
+
+    def run(self, lease: ActiveLease | None = None, answer: Admission | None = None) -> Story[ActiveLease]:
+        """Ask until there is a lease or a refusal. `answer` is what a first question came to."""
+        rounds = 0
+        while True:
+            if lease is None or answer is None:
+                yield from self.prepare()
+                lease = self.draft()
+                try:
+                    answer = yield from self.ask(lease)
+                except StoreError as error:
+                    return without_store(self.room, lease, error)
+            if (yield from self.settled(answer)):
+                return self.accept(lease, answer)
+            if answer.granted:
+                self.put_back(lease)
+            rounds += not self.waiting.began
+            if rounds > _ROUNDS:
+                return without_store(self.room, lease, StoreError("the store and its windows do not come to terms"))
+            answer = None
+
+    def prepare(self) -> Story[None]:
+        """Choose the model, wait where a threshold says so, and work out what to reserve."""
+        room, steering = self.room, self.steering
+        while True:
+            now = room.store.now()
+            home = room.index.plan(self.call, self.call.model, now)
+            self.model = yield from steering.model(home, now)
+            if (yield from self.waiting.before(steering.pausing())):
+                break
+        yield from steering.slow_down()
+        self.plan = home if self.model == self.call.model else room.index.plan(self.call, self.model, now)
+        try:
+            self.values = room.meter.amounts(self.plan, self.call, self.model, self.sizes, bound=self.bound)
+        except UnpricedError:
+            raise unpriced(room, self.plan, self.call) from None
+        self.fit_caps(now)
+
+    def fit_caps(self, now: int) -> None:
+        """Hold the limits of single calls: shorten the call or refuse it. Time is given to the SDK instead."""
+        caps = [line for line in self.plan.caps if line.hard and line.unit != units.SECONDS]
+        over = [(line, line.now(now)[2]) for line in caps if self.values[line.measure] > line.now(now)[2]]
+        if over and not self.shorten(over, may=all(line.clamp_at <= 1000 for line, _ in over)):
+            line, limit = over[0]
+            slot = line.slot("", "", now)
+            asked = self.values[line.measure]
+            raise self.room.refuse(line, slot, (0, 0, limit), asked, call=self.call, now=now)
+
+    def draft(self) -> ActiveLease:
+        """A lease for what is about to be asked. A key is never used twice: stores remember released ones."""
+        key = self.call.id if not self.asked else f"{self.call.id}.{self.asked}"
+        self.asked += 1
+        lease = ActiveLease(
+            key, self.call, self.sizes, self.plan, self.values, amounts=[self.values[m] for m in self.plan.measures]
+        )
+        lease.sent_model = self.model
+        return lease
+
+    def ask(self, lease: ActiveLease) -> Story[Admission]:
+        """Reserve gas, then ask the store; on anything but a grant the gas is put back."""
+        room, plan = self.room, self.plan
+        self.fill_up(lease)
+        try:
+            answer: Admission = yield ("admit", lease.key, plan.slots, lease.amounts, room.ttl_ms, self.critical)
+        except StoreError:
+            raise
+        except BaseException:
+            self.put_back(lease)
+            raise
+        if not answer.granted:
+            self.drain(lease)
+        return answer
+
+    def fill_up(self, lease: ActiveLease) -> None:
+        """Take the call's tokens out of the allowance around it, a shorter answer's if the whole does not fit."""
+        gas = self.gas
+        if gas is None:
+            return
+        try:
+            gas.reserve(self.values["tokens"])
+        except BudgetExceededError:
+            bound = (gas.remaining - self.sizes.input_upper) // max(1, self.sizes.choices)
+            if not self.may_shorten(may=False) or bound < self.least():
+                raise
+            self.bound = bound
+            self.values = self.room.meter.amounts(self.plan, self.call, self.model, self.sizes, bound=bound)
+            gas.reserve(self.values["tokens"])
+            lease.values, lease.amounts = self.values, [self.values[m] for m in self.plan.measures]
+        lease.gas, lease.gas_tokens = gas, self.values["tokens"]
+
+    def drain(self, lease: ActiveLease) -> None:
+        """Put the gas back."""
+        if lease.gas is not None:
+            lease.gas.settle(lease.gas_tokens, 0)
+            lease.gas = None
+
+    def put_back(self, lease: ActiveLease) -> None:
+        """Give a lease back that is not wanted, or may or may not be there."""
+        self.drain(lease)
+        self.room.give_back(lease.key)
+
+    def settled(self, answer: Admission) -> Story[bool]:
+        """Whether the answer stands; if not, ask again (with another model or bound, or later). Or refuse."""
+        if answer.reason == "moved":
+            return False
+        room = self.room
+        room.note(self.plan.slots, self.plan.lines, answer.balances, answer.now)
+        if self.steering.off_course():
+            return False
+        if answer.granted:
+            return True
+        line, slot = self.plan.lines[answer.refused], self.plan.slots[answer.refused]
+        balance = answer.balances[answer.refused]
+        finished = answer.reason == "finished"
+        if not finished and (self.steering.further(line, self.model) or self.shorter(answer)):
+            return False
+        if not finished and (yield from self.waiting.more(line, slot, balance, answer.retry_at, answer.now)):
+            return False
+        why = "finished by hand: " if finished else self.waiting.why
+        raise room.refuse(line, slot, balance, lease_amount(self, line), call=self.call, now=answer.now, why=why)
+
+    def shorter(self, answer: Admission) -> bool:
+        """Bound the answer so that the call fits what is left, if that may be done and helps."""
+        free: list[tuple[Line, int]] = []
+        may = True
+        for line, measure, (used, reserved, limit) in zip(
+            self.plan.lines, self.plan.measures, answer.balances, strict=True
+        ):
+            left = limit - used - reserved
+            if line.hard and not line.wall and self.values[measure] > left:
+                free.append((line, left))
+                may = may and line.clamp_at * limit <= used * 1000
+        return bool(free) and self.shorten(free, may=may)
+
+    def may_shorten(self, *, may: bool) -> bool:
+        """Whether this call may be clamped: a threshold says so, or it came without a bound of its own."""
+        return may or (self.sizes.output_bound is None and self.room.options.clamp_unbounded)
+
+    def least(self) -> int:
+        """The shortest answer worth asking for."""
+        return max(self.room.options.min_output, self.sizes.thinking + 1)
+
+    def shorten(self, free: list[tuple[Line, int]], *, may: bool) -> bool:
+        """Choose the bound that fits `free`; False if none does, or it was tried before."""
+        if not self.may_shorten(may=may):
+            return False
+        room = self.room
+        bound = fitting_output(room.meter, self.plan, self.call, self.model, self.sizes, free=free)
+        if bound is None or bound < self.least() or (self.bound is not None and bound >= self.bound):
+            return False
+        self.bound = bound
+        self.values = room.meter.amounts(self.plan, self.call, self.model, self.sizes, bound=bound)
+        return True
+
+    def accept(self, lease: ActiveLease, answer: Admission) -> ActiveLease:
+        """Finish the lease: what the request has to be changed to, and who is told."""
+        room = self.room
+        if self.model != self.call.model:
+            lease.model = self.model
+            self.steering.tell_downgrade(self.model, answer.now)
+        if self.bound is not None:
+            lease.max_output = self.bound
+        self.waiting.over(answer.now)
+        return granted(room, lease, answer)
+
+
+def lease_amount(asking: Asking, line: Line) -> int:
+    """What was asked of one line."""
+    return asking.values[line.measure]
+
+
+def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
+    """Complete a lease with what the store answered."""
+    plan = lease.plan
+    lease.expires = (answer.now + room.ttl_ms) / 1000
+    warn = False
+    for balance, mark in zip(answer.balances, plan.first_marks, strict=True):
+        if balance[0] >= mark:
+            lease.decision, warn = "warn", True
+            break
+    if plan.watched is not None:
+        lease.look_at = lease.output = lease.values[plan.watched]
+    if plan.timed:
+        for line, (used, _, limit) in zip(plan.lines, answer.balances, strict=True):
+            if line.hard and line.unit == units.SECONDS:
+                lease.limit_time(max(0.001, (limit - used) / 1000))
+        for line in plan.caps:
+            if line.hard and line.unit == units.SECONDS:
+                lease.limit_time(line.now(answer.now)[2] / 1000)
+    if plan.graceful:
+        tell_overdraft(room, lease, answer)
+    room.decisions.call(plan.tally, warn=warn)
+    room.keeper.hold(lease)
+    return lease
+
+
+def tell_overdraft(room: Room, lease: ActiveLease, answer: Admission) -> None:
+    """Say when a call goes beyond a limit under grace."""
+    plan = lease.plan
+    for line, slot, balance in zip(plan.lines, plan.slots, answer.balances, strict=True):
+        if line.hard and slot.grace and balance[0] + balance[1] > balance[2]:
+            room.tell("overdraft", line, slot, balance, call=lease.call, now=answer.now)
+
+
+def without_store(room: Room, lease: ActiveLease, error: StoreError) -> ActiveLease:
+    """A lease without a reservation: what the call costs is still charged once the store answers again."""
+    refusal = room.without_store(error, lease.call)
+    if refusal is not None:
+        if lease.gas is not None:
+            lease.gas.settle(lease.gas_tokens, 0)
+        room.keeper.settle(lease.key, (), ())  # it may have been granted all the same
+        raise refusal from error
+    if lease.sent_model != lease.call.model:
+        lease.model = lease.sent_model
+    return lease
+
+
+def unpriced(room: Room, plan: Plan, call: Call) -> BudgetExceededError:
+    """The refusal of a model without a price under a money budget."""
+    now = room.store.now()
+    line = next(line for line in (*plan.lines, *plan.caps) if line.hard and line.unit == units.USD)
+    slot = next((s for ln, s in zip(plan.lines, plan.slots, strict=True) if ln is line), None) or line.slot("", "", now)
+    why = f"no price is known for model {call.model!r} of {call.provider}, so its cost cannot be bounded; "
+    room.tell("unpriced", line, slot, (0, 0, slot.limit), call=call, now=now, detail=why.rstrip("; "))
+    return room.refuse(line, slot, (0, 0, slot.limit), 0, call=call, now=now, why=why)

@@ -1,0 +1,139 @@
+"""What the parts of the guard share: index, meter, store, the balances last seen, and those who are told."""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from otel_tokens.errors import BudgetExceededError
+from otel_tokens.guard.actions import Actions, Later
+from otel_tokens.guard.events import Decisions, Event, Kind, about
+from otel_tokens.guard.index import Index
+from otel_tokens.guard.keeper import Keeper
+from otel_tokens.guard.learned import Learned
+from otel_tokens.guard.line import Line
+from otel_tokens.guard.meter import Meter
+from otel_tokens.guard.options import GuardOptions
+from otel_tokens.guard.refusal import refused
+from otel_tokens.guard.store.base import Balance, Booking, Slot, Store, StoreError
+from otel_tokens.guard.threshold import STEERING, Threshold
+from otel_tokens.values import Call
+
+_MAX_TOLD = 10_000
+BURN_SAMPLES = 4096
+Burn = tuple[float, Sequence[Slot], Sequence[Booking]]
+"""(unix seconds, slots, bookings) of one settlement: what a forecast is made of."""
+
+
+@dataclass(slots=True)
+class Room:
+    """The guard's furniture. `seen` has (window start, used, limit, when) of accounts that steer calls."""
+
+    index: Index
+    store: Store
+    options: GuardOptions
+    meter: Meter
+    learned: Learned
+    actions: Actions
+    decisions: Decisions
+    keeper: Keeper
+    ttl_ms: int
+    asker: Later
+    burn: deque[Burn] = field(default_factory=lambda: deque[Burn](maxlen=BURN_SAMPLES))
+    seen: dict[str, tuple[int, int, int, int]] = field(default_factory=dict[str, tuple[int, int, int, int]])
+    _told: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
+
+    # ---- what is known of accounts --------------------------------------------------------------------------------
+    def note(self, slots: Sequence[Slot], lines: Sequence[Line], balances: Sequence[Balance], now: int) -> None:
+        """Remember the balances of accounts whose use steers calls."""
+        for slot, line, (used, _, limit) in zip(slots, lines, balances, strict=True):
+            if line.steers:
+                if len(self.seen) >= _MAX_TOLD:
+                    self.seen.clear()
+                self.seen[slot.key] = (slot.start, used, limit, now)
+
+    def share(self, slot: Slot) -> int:
+        """How much of an account is used, in permille, as far as this process knows."""
+        entry = self.seen.get(slot.key)
+        if entry is None or entry[0] != slot.start:
+            return 0
+        return permille(entry[1], entry[2])
+
+    # ---- telling ----------------------------------------------------------------------------------------------------
+    def tell(
+        self, kind: Kind, line: Line, slot: Slot, balance: Balance, *, call: Call | None, now: int, **more: Any
+    ) -> Event:
+        """Emit an event about one account."""
+        event = about(kind, line, slot, balance, call=call, now=now, **more)
+        self.actions.tell(event)
+        return event
+
+    def crossed(
+        self, lines: Sequence[Line], slots: Sequence[Slot], bookings: Sequence[Booking], *, call: Call | None, now: int
+    ) -> None:
+        """Do what the thresholds ask for that these bookings crossed. Each crossing is seen by one booking only."""
+        for line, slot, (before, after, reserved, limit) in zip(lines, slots, bookings, strict=True):
+            for threshold in line.thresholds:
+                if before * 1000 < threshold.permille * limit <= after * 1000 and before < after:
+                    self.fire(threshold, line, slot, (after, reserved, limit), call=call, now=now)
+
+    def fire(
+        self, threshold: Threshold, line: Line, slot: Slot, balance: Balance, *, call: Call | None, now: int
+    ) -> None:
+        """Do one threshold's telling actions."""
+        event = about("threshold", line, slot, balance, call=call, now=now, threshold=threshold.percent)
+        for action in threshold.actions:
+            if action.kind not in STEERING:
+                self.actions.do(action, event)
+
+    def refuse(
+        self, line: Line, slot: Slot, balance: Balance, requested: int, *, call: Call | None, now: int, why: str = ""
+    ) -> BudgetExceededError:
+        """Count and tell a refusal, and make its error. The 100 % actions run once per account and window."""
+        provider, model = ("", "") if call is None else (call.provider, call.model)
+        self.decisions.single(line.name, "deny", provider, model)
+        event = self.tell("exceeded", line, slot, balance, call=call, now=now, detail=why.rstrip(": "))
+        if (slot.key, slot.start) not in self._told:
+            if len(self._told) >= _MAX_TOLD:
+                self._told.clear()
+            self._told.add((slot.key, slot.start))
+            for threshold in line.thresholds:
+                if threshold.permille >= 1000 and balance[0] * 1000 < threshold.permille * balance[2]:
+                    for action in threshold.actions:
+                        if action.kind not in STEERING and action.kind != "event":
+                            self.actions.do(action, event)
+        return refused(line, slot, balance, requested, now=now, why=why)
+
+    def without_store(self, error: StoreError, call: Call | None) -> BudgetExceededError | None:
+        """A decision the store had no part in: counted; the error to raise when the guard fails closed."""
+        provider, model = ("", "") if call is None else (call.provider, call.model)
+        closed = self.options.fail == "closed"
+        self.decisions.single("", "deny" if closed else "allow", provider, model, "store")
+        self.actions.tell(Event("store", provider=provider, model=model, detail=str(error)))
+        if not closed:
+            return None
+        return BudgetExceededError(f"the budget store does not answer, and the guard fails closed: {error}")
+
+    # ---- leases ---------------------------------------------------------------------------------------------------
+    def give_back(self, key: str) -> None:
+        """Release a lease, now if the store is near, else soon; also one that may not exist."""
+        if self.store.direct:
+            try:
+                self.store.release(key)
+                return
+            except StoreError:
+                pass
+        self.keeper.settle(key, (), ())
+
+
+def permille(used: int, limit: int) -> int:
+    """The share used, in permille; a limit of nothing is used up."""
+    return used * 1000 // limit if limit > 0 else 1000
+
+
+def operation_key() -> str:
+    """A fresh key for something that is spent at once."""
+    return f"op-{uuid.uuid4().hex}"

@@ -1,0 +1,138 @@
+"""How a budget that runs low changes a call before it is sent: another model, a pause, a delay."""
+
+from __future__ import annotations
+
+from otel_tokens.guard.drive import SLEEP, Story
+from otel_tokens.guard.index import Plan
+from otel_tokens.guard.ladder import step_down
+from otel_tokens.guard.line import Line
+from otel_tokens.guard.room import Room
+from otel_tokens.guard.store.base import Balance, Slot, StoreError
+from otel_tokens.safely import logger
+from otel_tokens.values import Call
+
+_FRESH_MS = 1000
+"""How long a balance seen in passing may steer calls before it is read again (stores on the network)."""
+_told: set[tuple[str, str]] = set()
+
+
+class Steering:
+    """The steering of one call, by the shares used of the budgets that the call *as written* falls under."""
+
+    def __init__(self, room: Room, call: Call) -> None:
+        self._room = room
+        self._call = call
+        self._rows: list[tuple[Line, Slot]] = []
+        self._steps = 0
+        self._forced = 0
+        self._slowed = False
+        self._paused_out = False
+        self._cause: tuple[Line, Slot] | None = None
+
+    def model(self, home: Plan, now: int) -> Story[str]:
+        """The model to send the call to, from balances that are fresh enough."""
+        if not home.steered:
+            return self._stepped()
+        self._rows = [(line, slot) for line, slot in zip(home.lines, home.slots, strict=True) if line.steers]
+        old = [row for row in self._rows if self._needs_reading(*row, now)]
+        if old:
+            slots = [slot for _, slot in old]
+            try:
+                balances: list[Balance] = yield ("read", slots)
+            except StoreError:
+                pass  # the admission will find out, and say so
+            else:
+                self._room.note(slots, [line for line, _ in old], balances, now)
+        self._steps = self._wanted()
+        return self._stepped()
+
+    def _needs_reading(self, line: Line, slot: Slot, now: int) -> bool:
+        if self._room.store.direct:
+            return True
+        seen = self._room.seen.get(slot.key)
+        if seen is None or now - seen[3] < _FRESH_MS:
+            return False  # never seen: the answer to the admission will tell
+        share = self._room.share(slot)
+        return share >= min((*line.downgrade_at, *(at for at, _ in line.slow), line.pause_at))
+
+    def _wanted(self) -> int:
+        steps = 0
+        for line, slot in self._rows:
+            share = self._room.share(slot)
+            passed = sum(share >= at for at in line.downgrade_at)
+            if passed > steps:
+                steps, self._cause = passed, (line, slot)
+        return steps
+
+    def _stepped(self) -> str:
+        steps = self._steps + self._forced
+        if not steps or self._cause is None:
+            return self._call.model
+        call, room = self._call, self._room
+        rungs = self._cause[0].ladder
+        target = step_down(rungs, call.model, steps, lambda model: room.meter.known(call, model))
+        if target is None and any(rung.holds(call.model) for rung in rungs[:-1]):
+            self._complain(self._cause[0])
+        return target or call.model
+
+    def _complain(self, line: Line) -> None:
+        if (line.name, self._call.model) not in _told:
+            _told.add((line.name, self._call.model))
+            logger.warning(
+                "budget %r: no model of its ladder below %s is known; write full names, or {match: …, use: …}",
+                line.name,
+                self._call.model,
+            )
+
+    def further(self, line: Line, model: str) -> bool:
+        """Go one rung further down, if the refusing line has a ladder to save the call by."""
+        if not line.downgrade_at:
+            return False
+        self._cause = self._cause or (line, self._slot_of(line))
+        self._forced += 1
+        if self._stepped() == model:
+            self._forced -= 1
+            return False
+        return True
+
+    def _slot_of(self, line: Line) -> Slot:
+        return next((slot for own, slot in self._rows if own is line), line.slot("", "", self._room.store.now()))
+
+    def off_course(self) -> bool:
+        """Whether the balances now known ask for another model, or a pause, than was assumed."""
+        return bool(self._rows) and (self._wanted() != self._steps or self.pausing() is not None)
+
+    def pausing(self) -> tuple[Line, Slot, Balance] | None:
+        """The line at whose threshold this call has to pause, or None."""
+        for line, slot in self._rows:
+            if self._room.share(slot) >= line.pause_at and (line.hard or not self._paused_out):
+                _, used, limit, _ = self._room.seen[slot.key]
+                return line, slot, (used, 0, limit)
+        return None
+
+    def give_up_pausing(self) -> None:
+        """The pause of a soft budget ran out: it never refuses, so the call goes on."""
+        self._paused_out = True
+
+    def slow_down(self) -> Story[None]:
+        """Wait once, as long as the thresholds passed ask for."""
+        if self._slowed:
+            return
+        self._slowed = True
+        rows = [(s, line, slot) for line, slot in self._rows for at, s in line.slow if self._room.share(slot) >= at]
+        if not rows:
+            return
+        seconds, line, slot = max(rows, key=lambda row: row[0])
+        _, used, limit, now = self._room.seen[slot.key]
+        self._room.tell("slow", line, slot, (used, 0, limit), call=self._call, now=now, detail=f"{seconds:g} s")
+        yield (SLEEP, seconds)
+
+    def tell_downgrade(self, model: str, now: int) -> None:
+        """Say that the call goes to a cheaper model."""
+        if self._cause is None:
+            return
+        line, slot = self._cause
+        entry = self._room.seen.get(slot.key, (0, 0, slot.limit, now))
+        self._room.tell(
+            "downgrade", line, slot, (entry[1], 0, entry[2]), call=self._call, now=now, detail=f"sent to {model}"
+        )

@@ -1,0 +1,123 @@
+"""A stream under way: whether it has outgrown its lease, what more it may have, and when it must be cut."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from otel_tokens.errors import BudgetExceededError
+from otel_tokens.guard import units
+from otel_tokens.guard.drive import Story, run
+from otel_tokens.guard.lease import ActiveLease
+from otel_tokens.guard.line import NEVER, Line
+from otel_tokens.guard.refusal import cut
+from otel_tokens.guard.room import Room
+from otel_tokens.guard.store.base import Admission, Slot, StoreError
+
+_LARGE_STEP = 256
+_SMALL_STEP = 32
+
+
+def look(room: Room, lease: ActiveLease, tokens: int) -> BudgetExceededError | None:
+    """Whether a stream that has produced about `tokens` output tokens must end now."""
+    if lease.done:
+        return None
+    if lease.deadline is not None and time.monotonic() >= lease.deadline:
+        return _out_of_time(room, lease, tokens)
+    if lease.output <= 0 or tokens <= lease.output:
+        return None
+    if room.store.direct:
+        return run(more(room, lease, tokens), room.store)
+    return _ask_in_background(room, lease, tokens)
+
+
+def _ask_in_background(room: Room, lease: ActiveLease, tokens: int) -> BudgetExceededError | None:
+    """The caller may be an event loop: ask on another thread, let the stream run on until the answer is there."""
+    pending = lease.pending
+    if isinstance(pending, BudgetExceededError):
+        return pending
+    if pending is None:
+        lease.pending = "asking"
+
+        def ask() -> None:
+            answer = None
+            try:
+                answer = run(more(room, lease, tokens), room.store)
+            finally:
+                lease.pending = answer
+
+        room.asker.add(0.0, "guard stream", ask)
+    return None
+
+
+def more(room: Room, lease: ActiveLease, tokens: int) -> Story[BudgetExceededError | None]:
+    """Reserve for a stream that outgrew its lease: a good part more, or a little, or the error to end it with."""
+    for step in (max(_LARGE_STEP, tokens // 4), _SMALL_STEP):
+        target = tokens + step
+        values = room.meter.grown(lease.plan, lease, target)
+        extra = [max(0, values[m] - lease.values[m]) for m in lease.plan.measures]
+        try:
+            tokens_more = values["tokens"] - lease.values["tokens"]
+            if lease.gas is not None:
+                lease.gas.reserve(tokens_more)
+        except BudgetExceededError as error:
+            return _told(room, lease, error)
+        try:
+            answer: Admission = yield ("admit", lease.key, lease.plan.slots, extra, room.ttl_ms)
+        except StoreError as error:
+            refusal = room.without_store(error, lease.call)
+            if refusal is not None:
+                return refusal
+            answer = Admission(True, 0, ())
+        if answer.granted or answer.reason == "moved":  # the window it was admitted in is over: no longer its limit
+            _grown(lease, values, extra, tokens_more, target)
+            return None
+        if lease.gas is not None:
+            lease.gas.settle(tokens_more, 0)
+    line, slot = lease.plan.lines[answer.refused], lease.plan.slots[answer.refused]
+    why = "finished by hand" if answer.reason == "finished" else ""
+    return _cut(room, lease, (line, slot, answer.balances[answer.refused]), tokens, now=answer.now, why=why)
+
+
+def _grown(lease: ActiveLease, values: dict[str, int], extra: Sequence[int], tokens_more: int, target: int) -> None:
+    lease.values = values
+    lease.amounts = [old + new for old, new in zip(lease.amounts, extra, strict=True)]
+    if lease.gas is not None:
+        lease.gas_tokens += tokens_more
+    lease.output = target
+    if lease.deadline is None:
+        lease.look_at = target
+
+
+def _out_of_time(room: Room, lease: ActiveLease, tokens: int) -> BudgetExceededError:
+    """The error of a stream whose time is up: its own, or its task's."""
+    now = room.store.now()
+    plan = lease.plan
+    slots: dict[int, Slot] = {id(line): slot for line, slot in zip(plan.lines, plan.slots, strict=True)}
+    timed: list[tuple[int, Line]] = [
+        (line.now(now)[2], line) for line in (*plan.lines, *plan.caps) if line.hard and line.unit == units.SECONDS
+    ]
+    limit, line = min(timed, key=lambda row: row[0])
+    slot = slots.get(id(line)) or line.slot("", "", now)
+    return _cut(room, lease, (line, slot, (limit, 0, limit)), tokens, now=now, why="its time is up")
+
+
+def _cut(
+    room: Room,
+    lease: ActiveLease,
+    cause: tuple[Line, Slot, tuple[int, int, int]],
+    tokens: int,
+    *,
+    now: int,
+    why: str,
+) -> BudgetExceededError:
+    line, slot, balance = cause
+    room.decisions.single(line.name, "deny", lease.call.provider, lease.call.model, "cut")
+    room.tell("cut", line, slot, balance, call=lease.call, now=now, detail=why or f"after {tokens} output tokens")
+    lease.look_at = NEVER
+    return cut(line, slot, balance, tokens, now=now, why=why)
+
+
+def _told(room: Room, lease: ActiveLease, error: BudgetExceededError) -> BudgetExceededError:
+    room.decisions.single(error.budget, "deny", lease.call.provider, lease.call.model, "cut")
+    return error

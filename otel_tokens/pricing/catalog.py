@@ -1,0 +1,286 @@
+"""The one door to price data: the user's rules, genai-prices, and the shipped table of what it lacks.
+
+A model is looked for by its exact name in the user's rules, then by their patterns, then by its exact name and its
+aliases in the provider's price list, then by its family (the name without date or `-latest`). What is not found is
+unpriced: never guessed, never $0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from math import inf
+from typing import Any
+
+from otel_tokens.pricing.card import RateCard
+from otel_tokens.pricing.compile import listed_card, rule_card, shipped_card
+from otel_tokens.pricing.loading import Background
+from otel_tokens.pricing.match import PriceList
+from otel_tokens.pricing.names import by_the_hour, family, spellings, without_region
+from otel_tokens.pricing.rules import PriceRule
+from otel_tokens.pricing.shipped import AS_OF, PRICE_LISTS, PRICES, PROVIDER_ALIASES, SOLD_AT_OWN_PRICE, Shipped
+from otel_tokens.pricing.tiers import NORMAL, Conditions, adjust, bounds, conditions, moment_of, period
+from otel_tokens.pricing.vendors import vendor_of
+
+_MAX_CARDS = 4096
+
+Query = tuple[str | None, str, str | None, str | None, str | None, str | None]
+"""provider (None: the model's maker), model asked for, model that answered, tier, speed, geo."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceData:
+    """genai-prices' data: its price lists by id, each indexed when it is first asked."""
+
+    sources: dict[str, Any]
+    lists: dict[str, PriceList]
+    updated: str = ""
+
+    def list(self, list_id: str) -> PriceList | None:
+        """The index of a price list, or None when there is none of that id."""
+        found = self.lists.get(list_id)
+        if found is None and list_id in self.sources:
+            found = self.lists[list_id] = PriceList(self.sources[list_id])
+        return found
+
+
+def _load() -> PriceData:
+    # Imported here: it takes 0.3 s and brings pydantic and an HTTP client along.
+    from genai_prices.data_snapshot import get_snapshot
+
+    snapshot = get_snapshot()
+    updated = f"{snapshot.timestamp:%Y-%m-%dT%H:%M:%S}" if snapshot.from_auto_update else ""
+    return PriceData({provider.id: provider for provider in snapshot.providers}, {}, updated)
+
+
+PRICE_DATA = Background(_load)
+"""The process's price data, shared by all catalogues."""
+
+_SHIPPED: dict[tuple[str, str], Shipped] = {(entry.provider, name): entry for entry in PRICES for name in entry.models}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look-up came to, good for [`valid_from`, `valid_until`): a card, or the reason why there is none."""
+
+    card: RateCard | None
+    reason: str
+    valid_from: float = -inf
+    valid_until: float = inf
+
+
+class Catalog:
+    """All prices. `overrides` are the user's rules (`parse_rules`), which beat everything else."""
+
+    def __init__(self, overrides: Sequence[PriceRule] = ()) -> None:
+        self.overrides = tuple(overrides)
+        self._found: dict[tuple[Any, ...], Found] = {}
+        self._marks = [mark for rule in self.overrides for mark in rule.boundaries()]
+        self._fingerprint = _fingerprint(self.overrides) if self.overrides else ""
+        self._version = ""
+
+    def warm(self) -> None:
+        """Begin to load genai-prices' data in the background; a look-up that comes earlier waits for it."""
+        PRICE_DATA.start()
+
+    def reload(self) -> None:
+        """Take genai-prices' data anew, after the application has updated it (`genai_prices.UpdatePrices`)."""
+        PRICE_DATA.reload()
+        self._found = {}
+        self._version = ""
+
+    @property
+    def version(self) -> str:
+        """Names the data, so that a price can be looked up again: "genai-prices 0.2.3, shipped 2026-11-23"."""
+        if not self._version:
+            data = PRICE_DATA.get()
+            try:
+                number = installed_version("genai-prices")
+            except PackageNotFoundError:
+                number = "unknown"
+            if data is not None and data.updated:
+                number += f" updated {data.updated}"
+            own = f", rules {self._fingerprint}" if self._fingerprint else ""
+            self._version = f"genai-prices {number}, shipped {AS_OF}{own}"
+        return self._version
+
+    def card(
+        self,
+        provider: str | None,
+        model: str,
+        tier: str | None = None,
+        at: float = 0.0,
+        *,
+        speed: str | None = None,
+        geo: str | None = None,
+    ) -> RateCard | None:
+        """The rate card of a model at `at` (unix seconds), or None. `provider` None: the maker of the model."""
+        return self.find((provider, model, None, tier, speed, geo), at).card
+
+    def find(self, query: Query, at: float) -> Found:
+        """The card of a call; cached, and then a matter of half a microsecond."""
+        found = self._found.get(query)
+        if found is None or not found.valid_from <= at < found.valid_until:
+            found = self._find(query, at)
+            if len(self._found) >= _MAX_CARDS:
+                self._found = {}  # names are the application's: the memory they take is bounded
+            self._found[query] = found
+        return found
+
+    def price_list(self, list_id: str) -> PriceList | None:
+        """A price list of genai-prices by its id ("openai", "google" …)."""
+        data = PRICE_DATA.get()
+        return data.list(list_id) if data is not None else None
+
+    def _find(self, query: Query, at: float) -> Found:
+        provider, model, response_model, *rest = query
+        wanted = conditions(*rest)
+        billed_by = canonical(provider) if provider else vendor_of(model)
+        names = _candidates(billed_by, model, response_model)
+        begin, end = bounds(self._marks, at)
+        card = self._ruled(billed_by, [name for name, _ in names], wanted, at)
+        if card is None:
+            for name, doubt in names:
+                card = self._listed(billed_by, name, wanted, at)
+                if card is not None:
+                    card = _doubted(card, doubt)
+                    begin, end = max(begin, card.valid_from), min(end, card.valid_until)
+                    break
+        if card is None:
+            whose = billed_by or "an unknown provider"
+            return Found(None, f"no price for {model!r} of {whose}{_why(billed_by, model)}", begin, end)
+        return Found(replace(card, valid_from=begin, valid_until=end), "", begin, end)
+
+    def _ruled(self, provider: str, names: list[str], wanted: Conditions, at: float) -> RateCard | None:
+        """The card of the user's best rule for the first name that has one."""
+        day = moment_of(at).date()
+        known = [
+            rule
+            for rule in self.overrides
+            if rule.active(day)
+            and (rule.provider is None or canonical(rule.provider) == provider)
+            and (rule.tier is None or rule.tier in (wanted.tier, wanted.speed))
+        ]
+        for pattern in (False, True):
+            for name in names:
+                fitting = [rule for rule in known if rule.is_pattern is pattern and rule.fits(name)]
+                base = [rule for rule in fitting if rule.above is None]
+                if base:
+                    best = max(enumerate(base), key=lambda item: (*_rank(item[1]), item[0]))[1]
+                    above = {r.above: r for r in sorted(fitting, key=_rank) if r.above and r.tier == best.tier}
+                    return rule_card(provider, name, best, above.values())
+        return None
+
+    def _listed(self, provider: str, model: str, wanted: Conditions, at: float) -> RateCard | None:
+        """The card of exactly `model`, else of its family, from the provider's price list."""
+        list_id = PRICE_LISTS.get(provider)
+        if list_id is None or by_the_hour(model):
+            return None
+        exact = spellings(model, provider)
+        for name in exact:
+            card = self._named(provider, list_id, name, wanted, at)
+            if card is not None:
+                return card
+        for name in exact:
+            shorter = family(name)
+            card = self._named(provider, list_id, shorter, wanted, at) if shorter else None
+            if card is not None:
+                return replace(card, rule=f"{card.rule} (family of {name})")
+        for name in exact if list_id == "aws" else ():
+            anywhere = without_region(name)
+            card = self._named(provider, list_id, anywhere, wanted, at) if anywhere else None
+            if card is not None:
+                return _doubted(card, "no price for this region is listed; the general regional one is used")
+        return None
+
+    def _named(self, provider: str, list_id: str, name: str, wanted: Conditions, at: float) -> RateCard | None:
+        entry = _SHIPPED.get((list_id, name))
+        if entry is not None and entry.first:
+            return _adjusted_shipped(provider, name, entry, wanted, at)
+        prices = self.price_list(list_id)
+        model = prices.find(name) if prices is not None else None
+        if model is not None:
+            return _adjusted_listed(provider, list_id, model, wanted, at)
+        if entry is not None:
+            return _adjusted_shipped(provider, name, entry, wanted, at)
+        for other in prices.fallbacks if prices is not None else ():
+            fallback = self.price_list(other)
+            model = fallback.find(name) if fallback is not None else None
+            if model is not None:
+                return _adjusted_listed(provider, other, model, wanted, at)
+        return None
+
+
+def canonical(provider: str) -> str:
+    """The conventions' name of a provider, however it is spelled."""
+    name = provider.strip().lower()
+    return PROVIDER_ALIASES.get(name, name)
+
+
+def _candidates(provider: str, model: str, response_model: str | None) -> list[tuple[str, str]]:
+    """(name, doubt) in the order in which to look: what answered says more than what was asked for.
+
+    Except where only the request tells the price: a fine-tune, and Bedrock, whose ids and profiles name the region
+    while the response names the bare model.
+    """
+    if not response_model or response_model == model:
+        return [(model, "")]
+    if model.startswith("ft:") or by_the_hour(model):
+        return [(model, "")]
+    if provider == "aws.bedrock":
+        return [(model, ""), (response_model, "the request does not name the model, nor its region")]
+    return [(response_model, ""), (model, "")]
+
+
+def _why(provider: str, model: str) -> str:
+    if by_the_hour(model):
+        return " (its capacity is billed by the hour)"
+    return "" if not provider or provider in PRICE_LISTS else " (no price list of this provider is known)"
+
+
+def _doubted(card: RateCard, doubt: str) -> RateCard:
+    return replace(card, estimated="; ".join(filter(None, (card.estimated, doubt)))) if doubt else card
+
+
+def _rank(rule: PriceRule) -> tuple[bool, bool, int, Any]:
+    """What makes one rule better than another that fits as well."""
+    start = rule.start.toordinal() if rule.start else 0
+    return rule.tier is not None, rule.provider is not None, len(rule.model.strip("*?")), start
+
+
+def _adjusted_listed(provider: str, source: str, model: Any, wanted: Conditions, at: float) -> RateCard | None:
+    """The card of a genai-prices model out of the price list `source`, which may be another vendor's."""
+    list_id = PRICE_LISTS[provider]
+    other = source if source != list_id else ""
+    # Rates by tier are the vendor's own terms: they do not hold where another cloud sells the model.
+    change = adjust(list_id, model.id, None if other else model, wanted, at)
+    prices = model.get_prices(change.moment, change.context or None)
+    rule = f"genai-prices {source}/{model.id}{change.title()}"
+    card = listed_card(provider, model.id, prices, rule)
+    if card is None:
+        return None
+    doubt = "" if not other or (list_id, other) in SOLD_AT_OWN_PRICE else f"{other}'s own price"
+    begin, end = period(list_id, model, at)
+    factor = change.factor
+    card = card if factor is None else card.times(factor)
+    return replace(_doubted(_doubted(card, change.estimated), doubt), valid_from=begin, valid_until=end)
+
+
+def _adjusted_shipped(provider: str, name: str, entry: Shipped, wanted: Conditions, at: float) -> RateCard:
+    change = adjust(entry.provider, name, None, wanted, at) if wanted != NORMAL else None
+    card = shipped_card(provider, name, entry)
+    if change is not None:
+        card = card if change.factor is None else card.times(change.factor)
+        card = replace(_doubted(card, change.estimated), rule=card.rule + change.title())
+    begin, end = period(entry.provider, None, at)
+    return replace(card, valid_from=begin, valid_until=end)
+
+
+def _fingerprint(rules: Iterable[PriceRule]) -> str:
+    from hashlib import sha256  # only who states prices needs it
+
+    text = repr([(r.model, sorted(r.rates.items()), r.provider, r.tier, r.per_request, r.web_search, r.above, r.start,
+                  r.end) for r in rules])  # fmt: skip
+    return sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,131 @@
+"""The cost of one call: its usage, charged by the rate cards of the models that did the work."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from otel_tokens.pricing.card import EXACT, ZERO, Parts, charge, is_unsure
+from otel_tokens.pricing.catalog import Catalog, Found, Query
+from otel_tokens.values import Cost, CostStatus, Usage
+
+NO_USAGE = "no usage"
+"""`Cost.rule` of a call that reported no tokens: nothing to price, so not a missing price either."""
+
+Sum = tuple[Parts, str, str]
+"""The parts, the rules used, and why they are only an estimate ("" if they are not)."""
+
+_add = EXACT.add
+
+
+class Pricer:
+    """Prices calls by a `Catalog`. Pure, and no I/O once the catalogue's data is in."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    def __call__(
+        self,
+        provider: str | None,
+        model: str,
+        usage: Usage,
+        *,
+        response_model: str | None = None,
+        tier: str | None = None,
+        speed: str | None = None,
+        geo: str | None = None,
+        at: float,
+        operation: str = "chat",  # noqa: ARG002 (no price depends on it today; the caller knows it, prices may come to)
+    ) -> Cost:
+        """The cost of `usage` in USD at the prices of `at` (unix seconds).
+
+        `model` is what was asked for and `response_model` what answered; `tier`, `speed` and `geo` are the
+        response's. `provider` None means the maker of the model. Components add up to the total exactly.
+
+        Status: "priced"; "estimated" when the tokens are (`usage.origin`), or when a tier, lifetime, region or web
+        search has no known price and the nearest known one is used (`rule` says which); "unpriced", all money None,
+        when no price is known for any part of the call (half a price is none) or when there was no usage (`rule` is
+        then `NO_USAGE`: no pricing miss).
+
+        A cost that the provider itself reports wins: it is `total` and `provider_total`, `source` is "provider",
+        `local_total` is ours. What it exceeds our parts by is added to `other`; if it is below them, or we have
+        none, all of it is `other` and the parts are 0, because we do not know how the provider split it.
+        """
+        total = self._sum((provider, model, response_model, tier, speed, geo), usage, at)
+        reported = usage.reported_cost
+        if reported is not None and reported >= 0:
+            return self._reported(reported, None if isinstance(total, str) else total)
+        if isinstance(total, str):
+            return Cost(version=self.catalog.version, rule=total)
+        parts, rule, doubt = total
+        if usage.origin != "provider":
+            doubt = "; ".join(filter(None, (doubt, f"tokens {usage.origin}")))
+        status: CostStatus = "estimated" if doubt else "priced"
+        if doubt:
+            rule = f"{rule} [{doubt}]"
+        amount = _total(parts)
+        # Positional: half the time of keywords, on the path of every call.
+        return Cost(amount, *parts, "USD", status, "local", self.catalog.version, rule, amount)
+
+    def _sum(self, query: Query, usage: Usage, at: float) -> Sum | str:
+        """What the call and its components come to, or why that is not known."""
+        if usage.origin == "missing" and not usage.components:
+            return NO_USAGE
+        own = self.catalog.find(query, at)
+        charged = _charge(own, usage)
+        if isinstance(charged, str) or not usage.components:
+            return charged
+        parts, rule, doubt = charged
+        for component in usage.components:
+            model = component.model
+            found = own if model is None else self.catalog.find((query[0], model, None, *query[3:]), at)
+            more = _charge(found, component.usage)
+            if isinstance(more, str):
+                return f"{component.kind}: {more}"
+            parts = _plus(parts, more[0])
+            doubt = doubt or more[2]
+            if more[1] not in rule:
+                rule = f"{rule} + {more[1]}"
+        return parts, rule, doubt
+
+    def _reported(self, reported: Decimal, ours: Sum | None) -> Cost:
+        """The cost as the provider states it, split as far as ours agrees."""
+        local = None if ours is None else _total(ours[0])
+        parts: Parts = (ZERO, ZERO, ZERO, ZERO, reported)
+        if ours is not None and local is not None and local <= reported:
+            known = ours[0]
+            parts = (*known[:4], _add(known[4], EXACT.subtract(reported, local)))
+        return Cost(
+            reported,
+            *parts,
+            status="priced",
+            source="provider",
+            version=self.catalog.version,
+            rule="reported by the provider" + (f"; ours: {ours[1]}" if ours else ""),
+            local_total=local,
+            provider_total=reported,
+        )
+
+
+def _charge(found: Found, usage: Usage) -> Sum | str:
+    card = found.card
+    if card is None:
+        return found.reason
+    parts = charge(card, usage)
+    if isinstance(parts, str):
+        return f"{card.rule} has no rate for {parts} tokens"
+    doubt = card.estimated
+    if card.unsure and usage.cache_write and is_unsure(card, usage):
+        doubt = doubt or "the lifetime of a cache write has no rate of its own"
+    if usage.web_searches and card.web_search is None and card.per_request is None:
+        doubt = doubt or "web searches have no known price"
+    return parts, card.rule, doubt
+
+
+def _plus(left: Parts, right: Parts) -> Parts:
+    a, b, c, d, e = (_add(x, y) for x, y in zip(left, right, strict=True))
+    return a, b, c, d, e
+
+
+def _total(parts: Parts) -> Decimal:
+    cost_in, cost_read, cost_write, cost_out, other = parts
+    return _add(_add(_add(_add(cost_in, cost_read), cost_write), cost_out), other)

@@ -1,0 +1,169 @@
+"""What beside the model decides the price: tier, speed and place of inference, as the response states them.
+
+In order: rates that the price list has for it; rates that it lists only from a later day, if the standard price was
+the same then (an estimate); a published factor (`shipped.MULTIPLIERS`); else the standard price, as an estimate.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from math import inf, isnan
+from typing import Any
+
+from otel_tokens.pricing.shipped import MULTIPLIERS, STANDARD, Multiplier
+
+LATEST = 253_402_214_400.0  # the last day of the year 9999: datetime knows no later one
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Tier ("batch", "flex", "priority" …), speed ("fast") and geo ("us") of a call; "" is the normal one."""
+
+    tier: str = ""
+    speed: str = ""
+    geo: str = ""
+
+    def special(self) -> tuple[tuple[str, str], ...]:
+        """(kind, value) of all that is not normal."""
+        found = (("tier", self.tier), ("speed", self.speed), ("geo", self.geo))
+        return tuple((kind, value) for kind, value in found if value)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{kind} {value}" for kind, value in self.special())
+
+
+NORMAL = Conditions()
+
+
+@lru_cache(maxsize=1024)
+def conditions(tier: str | None, speed: str | None = None, geo: str | None = None) -> Conditions:
+    """The conditions in one spelling, whatever the provider's (`SERVICE_TIER_FLEX`, `on_demand_flex`, `flex`)."""
+    values: dict[str, str] = {}
+    for kind, value in (("tier", tier), ("speed", speed), ("geo", geo)):
+        word = (value or "").strip().lower().removeprefix("service_tier_").removeprefix("on_demand_")
+        values[kind] = "" if word in STANDARD[kind] else word
+    return Conditions(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """How a model's price follows from its conditions: by listed rates (`context`, as of `moment`) and factors."""
+
+    context: dict[str, str]
+    moment: datetime
+    factors: tuple[Multiplier, ...] = ()
+    estimated: str = ""
+
+    @property
+    def factor(self) -> Decimal | None:
+        """The product of all factors, or None."""
+        product: Decimal | None = None
+        for row in self.factors:
+            product = Decimal(row.factor) if product is None else product * Decimal(row.factor)
+        return product
+
+    def title(self) -> str:
+        """What was done, for the rule's name."""
+        listed = "".join(f" {key}={value}" for key, value in self.context.items())
+        return listed + "".join(f" x{row.factor} ({row.what} {row.value})" for row in self.factors)
+
+
+def moment_of(at: float) -> datetime:
+    """The UTC time of `at` in unix seconds, held within what datetime can tell."""
+    return datetime.fromtimestamp(0.0 if isnan(at) else min(max(at, 0.0), LATEST), UTC)
+
+
+def adjust(list_id: str, name: str, model: Any | None, wanted: Conditions, at: float) -> Adjustment:
+    """How `wanted` changes the price of the model `name` of a price list.
+
+    `model` is its ModelInfo, or None when no rates by condition may be looked up: shipped prices, and models that
+    another vendor's list prices.
+    """
+    moment = at_once = moment_of(at)
+    context: dict[str, str] = {}
+    factors: list[Multiplier] = []
+    doubts: list[str] = []
+    for kind, value in wanted.special():
+        key = _context_key(kind, value)
+        variants = [v for v in (model.price_variants or ()) if v.when == {key: value}] if model and key else []
+        if any(v.constraint is None or v.constraint.active(at_once) for v in variants):
+            context[key] = value
+            continue
+        later = _same_later(model, variants, at_once) if model and variants else None
+        row = None if later else _factor(list_id, name, kind, value, at_once.date())
+        if later:
+            context[key] = value
+            moment = max(moment, later)
+            doubts.append(f"{kind} {value} is listed only from {later.date()}")
+        elif row:
+            factors.append(row)
+        else:
+            doubts.append(f"{kind} {value} has no known price; the standard one is used")
+    return Adjustment(context, moment, tuple(factors), "; ".join(doubts))
+
+
+def _context_key(kind: str, value: str) -> str:
+    """The key of genai-prices' price context."""
+    if kind == "tier":
+        return "processing" if value == "batch" else "service_tier"
+    return "speed" if kind == "speed" else ""
+
+
+def _same_later(model: Any, variants: list[Any], at: datetime) -> datetime | None:
+    """The first day on which a variant is listed, if the standard price was already the same at `at`."""
+    days = sorted(day for v in variants if (day := getattr(v.constraint, "start_date", None)) is not None)
+    for day in days:
+        start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        if start > at:
+            return start if model.get_prices(start) == model.get_prices(at) else None
+    return None
+
+
+def _factor(list_id: str, name: str, kind: str, value: str, day: date) -> Multiplier | None:
+    for row in MULTIPLIERS:
+        wanted = (row.provider, row.what, row.value) == (list_id, kind, value)
+        if wanted and date.fromisoformat(row.since) <= day and re.match(row.models, name):
+            return row
+    return None
+
+
+def period(list_id: str, model: Any | None, at: float) -> tuple[float, float]:
+    """The time around `at`, [from, until) in unix seconds, in which the model's price cannot change."""
+    moment = moment_of(at)
+    marks = [_midnight(date.fromisoformat(row.since)) for row in MULTIPLIERS if row.provider == list_id]
+    if model is not None:
+        listed: Any = model.prices
+        dated: list[Any] = [*(listed if isinstance(listed, list) else ()), *(model.price_variants or ())]
+        for item in dated:
+            marks += _marks(item.constraint, moment)
+    return bounds(marks, at)
+
+
+def bounds(marks: list[float], at: float) -> tuple[float, float]:
+    """The two neighbours of `at` among `marks`."""
+    earlier = max((mark for mark in marks if mark <= at), default=-inf)
+    return earlier, min((mark for mark in marks if mark > at), default=inf)
+
+
+def _midnight(day: date) -> float:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+
+
+def _marks(constraint: Any, moment: datetime) -> list[float]:
+    if constraint is None:
+        return []
+    if hasattr(constraint, "start_date"):
+        return [_midnight(constraint.start_date)]
+    marks: list[float] = []
+    for clock in (constraint.start_time, constraint.end_time):
+        for shift in (-1, 0, 1):
+            try:
+                when = datetime.combine(moment.date() + timedelta(shift), clock)
+            except OverflowError:  # the first and the last day of the calendar
+                continue
+            marks.append((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+    return marks
