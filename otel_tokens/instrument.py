@@ -1,56 +1,29 @@
-"""The composition root: settings in, rooms built, SDKs patched. The only module that knows everybody."""
+"""The public functions: on, off, flush, and what each room offers without the others. `assemble` builds the rooms."""
 
 from __future__ import annotations
 
 import atexit
-import logging
-import os
-import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import wrapt
-from opentelemetry import metrics as otel_metrics
-from opentelemetry import trace as otel_trace
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # pyright: ignore[reportMissingTypeStubs]
+from typing import TYPE_CHECKING, Any
 
 from otel_tokens import context
+from otel_tokens.assemble import Given, Runtime, build, make_pricer
 from otel_tokens.background import Worker
-from otel_tokens.capture import foreign
-from otel_tokens.capture.call import Drivers
 from otel_tokens.capture.patch import Patcher
-from otel_tokens.capture.request import Requests
-from otel_tokens.conventions import SCOPE
-from otel_tokens.errors import ConfigError
-from otel_tokens.lifecycle import Engine, Sink
-from otel_tokens.providers.hosts import resolve
-from otel_tokens.providers.registry import providers
+from otel_tokens.capture.watch import when_imported
+from otel_tokens.errors import OtelTokensError
 from otel_tokens.safely import safely
-from otel_tokens.settings import Settings, load_settings
+from otel_tokens.settings import Settings, default_ledger, load_settings
 from otel_tokens.usage.normalise import endpoint_of, normalise_block
 from otel_tokens.values import Cost, Record, Usage
 
-logger = logging.getLogger("otel_tokens")
-
-
-@dataclass(slots=True)
-class Runtime:
-    """All that one `instrument()` made, for doctor, for the guard, and to be undone."""
-
-    settings: Settings
-    patcher: Patcher
-    engine: Engine
-    metrics: Any = None
-    ledger: Any = None
-    guard: Any = None
-    pricer: Any = None
-    providers: Any = None
-    pid: int = field(default_factory=os.getpid)
-
+if TYPE_CHECKING:
+    from otel_tokens.guard.guard import Guard
+    from otel_tokens.reports.report import Report
 
 _runtime: Runtime | None = None
 _lock = threading.RLock()
@@ -88,7 +61,8 @@ def instrument(
         loaded = load_settings(config, ledger=str(ledger) if isinstance(ledger, Path) else ledger, **settings)
         if not loaded.enabled:
             return
-        _runtime = _build(loaded, tracer_provider, meter_provider, tuple(budgets), on_record)
+        given = Given(tracer_provider, meter_provider, tuple(budgets), on_record)
+        _runtime = build(loaded, given, _patcher, _worker)
         _hook_exit()
 
 
@@ -102,112 +76,6 @@ def uninstrument() -> None:
         held.patcher.uninstall()
         flush()
         _close(held)
-
-
-def _build(
-    settings: Settings,
-    tracer_provider: Any,
-    meter_provider: Any,
-    budgets: tuple[Any, ...],
-    on_record: Callable[[Record], object] | None,
-) -> Runtime:
-    # Rooms that load third-party libraries are imported here, so that importing otel_tokens stays cheap.
-    from otel_tokens.telemetry.metrics import Metrics
-    from otel_tokens.telemetry.spans import Spans
-
-    pricer = _make_pricer(settings)
-    tracers, meters, own = _providers(settings, tracer_provider, meter_provider)
-    spans = Spans(tracers.get_tracer(SCOPE), semconv=settings.semconv, cost_aliases=settings.cost_aliases)
-    metrics = Metrics(
-        meters.get_meter(SCOPE),
-        semconv=settings.semconv,
-        metric_attributes=settings.metric_attributes,
-        token_histograms=settings.token_histograms,
-        cost_histogram=settings.cost_histogram,
-        chunk_histogram=settings.chunk_histogram,
-        label_limit=settings.label_limit,
-    )
-    ledger = _open_ledger(settings, metrics)
-    sinks: list[tuple[str, Sink]] = []
-    if ledger is not None:
-        sinks.append(("ledger", ledger.write))
-    sinks.append(("metrics", metrics))
-    if on_record is not None:
-        sinks.append(("on_record", on_record))
-    engine = Engine(price=pricer, spans=spans, sinks=tuple(sinks), worker=_worker, foreign=settings.foreign)
-    guard = _make_guard(settings, budgets, engine, pricer, metrics)
-    engine.guard = guard
-    context.configure(settings.propagate_tags)
-    _patch(settings, engine)
-    return Runtime(settings, _patcher, engine, metrics, ledger, guard, pricer, own)
-
-
-def _patch(settings: Settings, engine: Engine) -> None:
-    if settings.foreign == "own":
-        for name in foreign.take_off():
-            logger.info("took %s off: foreign spans are ours to make (foreign: own)", name)
-    requests = Requests(
-        lambda url, sdk: resolve(url, sdk=sdk, user_hosts=settings.hosts),
-        context.current_tags,
-        settings.include_usage,
-    )
-    for provider in providers():
-        if provider.sdk not in settings.disabled_sdks:
-            _patcher.install(provider, Drivers(engine, requests, provider).wrapper)
-
-
-def _make_pricer(settings: Settings) -> Any:
-    from otel_tokens.pricing.catalog import Catalog
-    from otel_tokens.pricing.price import Pricer
-
-    catalog = Catalog(_price_rules(settings))
-    catalog.warm()
-    return Pricer(catalog)
-
-
-def _price_rules(settings: Settings) -> tuple[Any, ...]:
-    return ()
-
-
-def _open_ledger(settings: Settings, metrics: Any) -> Any:
-    if not settings.ledger:
-        return None
-    from otel_tokens.ledger.ledger import Ledger
-
-    return Ledger(
-        settings.ledger,
-        max_age_days=settings.ledger_max_age_days,
-        max_bytes=settings.ledger_max_bytes,
-        on_error=lambda _: metrics.ledger_error(),
-    )
-
-
-def _make_guard(settings: Settings, budgets: tuple[Any, ...], engine: Engine, pricer: Any, metrics: Any) -> Any:
-    return None
-
-
-def _providers(settings: Settings, tracer_provider: Any, meter_provider: Any) -> tuple[Any, Any, Any]:
-    """The providers to use, and those we made (None when the application has its own, or nobody asks for any).
-
-    What stays unset is the API's proxy: providers that the application sets later are found then.
-    """
-    tracers = tracer_provider or otel_trace.get_tracer_provider()
-    meters = meter_provider or otel_metrics.get_meter_provider()
-    needs_traces = isinstance(tracers, otel_trace.ProxyTracerProvider)
-    needs_metrics = not hasattr(meters, "force_flush")  # the SDK's has it, the API's proxy not
-    asked = settings.prometheus or settings.otlp_endpoint or any(
-        name.startswith(("OTEL_EXPORTER_OTLP_", "OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER")) for name in os.environ
-    )
-    if not (asked and (needs_traces or needs_metrics)):
-        return tracers, meters, None
-    from otel_tokens.telemetry.setup import make_providers
-
-    made = make_providers(settings)
-    if needs_traces and made.tracer_provider is not None:
-        tracers = made.tracer_provider
-    if needs_metrics and made.meter_provider is not None:
-        meters = made.meter_provider
-    return tracers, meters, made
 
 
 def flush(timeout: float | None = None) -> None:
@@ -246,27 +114,12 @@ def _hook_exit() -> None:
     if not _exit_hooked:
         _exit_hooked = True
         atexit.register(safely, "flush at exit", flush)
-        wrapt.register_post_import_hook(_hook_multiprocessing, "multiprocessing.util")
+        when_imported("multiprocessing.util", _hook_multiprocessing)
 
 
 def _hook_multiprocessing(util: Any) -> None:
     # A forked child forgets its parent's finalizers; what is registered after the fork is kept.
     util.register_after_fork(_worker, lambda _: util.Finalize(None, safely, ("flush at exit", flush), exitpriority=0))
-
-
-class OtelTokensInstrumentor(BaseInstrumentor):
-    """The entry point `otel_tokens` of `opentelemetry-instrument`; keywords are those of `instrument()`."""
-
-    def instrumentation_dependencies(self) -> Collection[str]:
-        """Nothing: an SDK is patched when, and if, it is imported."""
-        return ()
-
-    def _instrument(self, **kwargs: Any) -> None:
-        kwargs.pop("skip_dep_check", None)
-        instrument(**kwargs)
-
-    def _uninstrument(self, **kwargs: Any) -> None:
-        uninstrument()
 
 
 def normalise(provider: str, raw_usage: Any, *, endpoint: str | None = None) -> Usage:
@@ -281,18 +134,47 @@ def normalise(provider: str, raw_usage: Any, *, endpoint: str | None = None) -> 
 def price(
     model: str, usage: Usage, *, provider: str | None = None, tier: str | None = None, at: datetime | None = None
 ) -> Cost:
-    """The cost of `usage` by the catalogue at `at` (default: now). Unknown prices give status "unpriced"."""
-    raise NotImplementedError
+    """The cost of `usage` by the catalogue at `at` (default: now; without a time zone, local time).
+
+    Pure once the catalogue is loaded; the user's price rules count while instrumented. `provider` defaults to the
+    model's maker. An unknown price gives status "unpriced" and no total.
+    """
+    moment = time.time() if at is None else at.timestamp()
+    return _pricer()(provider, model, usage, tier=tier, at=moment)
 
 
-def report(ledger: str | Path | None = None, *, by: str = "model", since: Any = None) -> Any:
-    """A `Report` of the ledger's calls (default: this process's ledger, else the default place)."""
-    raise NotImplementedError
+def _pricer() -> Any:
+    global _default_pricer
+    if _runtime is not None:
+        return _runtime.pricer
+    if _default_pricer is None:
+        _default_pricer = make_pricer(Settings())
+    return _default_pricer
 
 
-def guard() -> Any:
-    """The process's `Guard`."""
-    raise NotImplementedError
+_default_pricer: Any = None
 
 
-_ = (ConfigError, sys)
+def report(ledger: str | Path | None = None, *, by: str | Sequence[str] = "model", since: Any = None) -> Report:
+    """A `Report` of the ledger's calls, by one or several dimensions.
+
+    `ledger` defaults to this process's, else the one the settings name, else the default place. `since` takes a
+    datetime, "24h", "7d", "today" or an ISO date. Raises LedgerError when there is no ledger to read.
+    """
+    from otel_tokens.reports.report import report as make_report
+
+    if ledger is None:
+        loaded = _runtime.settings if _runtime is not None else load_settings()
+        ledger = loaded.ledger or default_ledger()
+        flush()
+    return make_report(ledger, by=by, since=since)
+
+
+def guard() -> Guard:
+    """The process's `Guard`. Raises OtelTokensError when no budget is declared or nothing is instrumented."""
+    held = _runtime
+    if held is None or held.guard is None:
+        raise OtelTokensError(
+            "there is no guard: declare budgets, in otel-tokens.yaml or by instrument(budgets=[Budget(...)])"
+        )
+    return held.guard

@@ -125,7 +125,10 @@ class Cost:
 
 
 UNPRICED = Cost()
-FREE = Cost(*[Decimal(0)] * 6, status="priced", rule="free host (setting hosts)")
+_NOTHING = Decimal(0)
+FREE = Cost(
+    _NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, status="priced", rule="free host (setting hosts)"
+)
 COST_PARTS: tuple[str, ...] = ("input", "cache_read", "cache_write", "output", "other")
 
 
@@ -137,7 +140,7 @@ class Call:
     ("chat", "text_completion", "embeddings"). `max_output` is the request's own bound on output tokens per
     choice, `choices` how many it asks for. `input_chars` are lengths only, never content: measured when a
     guard or an estimate asks (`lifecycle`). `started` is unix time in seconds. `free`: the user said that this
-    host's calls cost nothing.
+    host's calls cost nothing. `asked_model`: what the application asked for, when the guard put `model` in its place.
     """
 
     id: str
@@ -154,13 +157,18 @@ class Call:
     choices: int = 1
     service_tier: str | None = None
     free: bool = False
+    asked_model: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     tags: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Budget reserved for one call. `key` is unique; `grants` are (budget, scope, amount) as the store keeps them."""
+    """Budget reserved for one call. `key` is unique; `grants` are (budget, scope, amount) as the store keeps them.
+
+    `model`, `max_output` and `timeout` (seconds) are what the guard wants changed in the request. A stream needs a
+    look once it has produced `look_at` output tokens (None: never).
+    """
 
     key: str
     grants: tuple[tuple[str, str, int], ...]
@@ -169,6 +177,7 @@ class Lease:
     model: str | None = None
     max_output: int | None = None
     timeout: float | None = None
+    look_at: int | None = None
 
 
 @dataclass(frozen=True)  # no slots: `make`

@@ -5,17 +5,14 @@ Nothing is imported here: an SDK that the application never imports costs nothin
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import wrapt
-
+from otel_tokens.capture.watch import when_imported
 from otel_tokens.providers.spec import Provider, Target
 from otel_tokens.safely import report_fault
 
@@ -63,7 +60,7 @@ class Patcher:
                 self._providers[target] = provider
             modules = dict.fromkeys(target.module for target in provider.targets)
         for module in modules:
-            _watch(module, self)
+            when_imported(module, self.module_imported)
 
     def uninstall(self) -> None:
         """Put every target back: the very same object that was there."""
@@ -119,6 +116,8 @@ class Patcher:
                     provider.distribution,
                 )
             return
+        import wrapt  # takes longer to import than all of ours: only once an SDK is there
+
         # The switch makes a wrapper that others have wrapped harmless after uninstall.
         replacement = wrapt.FunctionWrapper(original, wrapper, enabled=lambda: target in self._wrappers)
         setattr(parent, attribute, replacement)
@@ -128,9 +127,12 @@ class Patcher:
         if provider.sdk in self._warned:
             return
         self._warned.add(provider.sdk)
+        from importlib.metadata import PackageNotFoundError  # loads email, zipfile …
+        from importlib.metadata import version as version_of
+
         try:
-            version = importlib.metadata.version(provider.distribution)
-        except importlib.metadata.PackageNotFoundError:
+            version = version_of(provider.distribution)
+        except PackageNotFoundError:
             return
         if _major(version) > _major(provider.tested[1]):
             logger.warning(
@@ -150,25 +152,3 @@ def _own(parent: Any, attribute: str) -> Any:
 def _major(version: str) -> int:
     head = version.partition(".")[0]
     return int(head) if head.isdigit() else 0
-
-
-_watched: dict[str, list[Patcher]] = {}
-
-
-def _watch(module: str, patcher: Patcher) -> None:
-    """Tell `patcher` of the module's import, past or future. wrapt's hooks can't be taken back: one per module."""
-    patchers = _watched.get(module)
-    if patchers is None:
-        _watched[module] = [patcher]
-        wrapt.register_post_import_hook(_imported, module)
-        return
-    if patcher not in patchers:
-        patchers.append(patcher)
-    found = sys.modules.get(module)
-    if found is not None:
-        patcher.module_imported(found)
-
-
-def _imported(module: ModuleType) -> None:
-    for patcher in _watched.get(module.__name__, ()):
-        patcher.module_imported(module)

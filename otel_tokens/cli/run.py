@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from otel_tokens.errors import ConfigError, OtelTokensError
 from otel_tokens.settings import Settings, default_ledger
 from otel_tokens.settings.schema import ENV_PREFIX
 
+_SQLITE = "sqlite:///"
+_PATIENCE = 2.0  # seconds for the store of the budgets to answer
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
 
 NOTHING = """\
@@ -124,10 +126,34 @@ def _launch(
     from otel_tokens.cli.launch.summary import summarise  # tables are not needed before the program has ended
 
     try:
-        summarise(this, ledger, began, by=options.by, quiet=options.quiet, json_file=options.report_json)
+        summarise(
+            this,
+            ledger,
+            began,
+            by=options.by,
+            quiet=options.quiet,
+            json_file=options.report_json,
+            budgets=_budget_lines(options, settings, ledger, began),
+        )
     except OtelTokensError as error:
         click.echo(f"otel-tokens: no report: {error}", err=True)
     return status
+
+
+def _budget_lines(options: Options, settings: Settings, ledger: str, began: float) -> list[str]:
+    """The budgets that this run has used, the fullest first."""
+    if options.quiet or not (settings.budgets or options.budget):
+        return []
+    from otel_tokens.assemble import store_url
+    from otel_tokens.cli.budgets.rows import lines, sentence
+    from otel_tokens.guard.store.open import open_store
+
+    store = open_store(store_url(replace(settings, ledger=ledger)), timeout=_PATIENCE)
+    try:
+        found = [line for line in lines(store, ()) if line.status is not None and (line.status.updated or 0) >= began]
+    finally:
+        store.close()
+    return [sentence(line) for line in sorted(found, key=lambda line: -line.ratio)]
 
 
 # ---- before
@@ -177,10 +203,10 @@ def _check_budget(options: Options, settings: Settings) -> None:
             raise click.BadParameter(str(error), param_hint="--budget") from None
         if amount <= 0:
             raise click.BadParameter(f"{options.budget!r} allows nothing", param_hint="--budget")
-    if settings.budgets or settings.guard:
-        from otel_tokens.cli.launch.declared import check_budgets
+    if settings.budgets or settings.prices or settings.prices_file:
+        from otel_tokens.cli.launch.declared import check
 
-        check_budgets(settings)
+        check(settings)
 
 
 def _ledger(options: Options, settings: Settings, folder: str) -> str:
@@ -216,6 +242,8 @@ def _environment(options: Options, settings: Settings, this: session.Session, le
     # Absolute, and read once: a program that changes its directory must not come across other settings.
     env[ENV_PREFIX + "CONFIG"] = str(Path(settings.config).absolute()) if settings.config else "off"
     env[ENV_PREFIX + "LEDGER"] = ledger
+    if settings.store and settings.store.startswith(_SQLITE):
+        env[ENV_PREFIX + "STORE"] = _SQLITE + str(Path(settings.store.removeprefix(_SQLITE)).absolute())
     if options.prometheus is not None or options.port is not None:  # who names a port wants it served
         env[ENV_PREFIX + "PROMETHEUS"] = "false" if options.prometheus is False else "true"
     if options.port is not None:

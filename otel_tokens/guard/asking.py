@@ -118,11 +118,8 @@ class Asking:
         """A lease for what is about to be asked. A key is never used twice: stores remember released ones."""
         key = self.call.id if not self.asked else f"{self.call.id}.{self.asked}"
         self.asked += 1
-        lease = ActiveLease(
-            key, self.call, self.sizes, self.plan, self.values, amounts=[self.values[m] for m in self.plan.measures]
-        )
-        lease.sent_model = self.model
-        return lease
+        amounts = [self.values[m] for m in self.plan.measures]
+        return ActiveLease(key, self.call, self.sizes, self.plan, self.values, amounts=amounts)
 
     def ask(self, lease: ActiveLease) -> Story[Admission]:
         """Reserve gas, then ask the store; on anything but a grant the gas is put back."""
@@ -241,11 +238,9 @@ def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
     """Complete a lease with what the store answered."""
     plan = lease.plan
     lease.expires = (answer.now + room.ttl_ms) / 1000
-    warn = False
-    for balance, mark in zip(answer.balances, plan.first_marks, strict=True):
-        if balance[0] >= mark:
-            lease.decision, warn = "warn", True
-            break
+    warn = room.running_low and room.warns(plan, answer.balances)
+    if warn:
+        lease.decision = "warn"
     if plan.watched is not None:
         lease.look_at = lease.output = lease.values[plan.watched]
     if plan.timed:

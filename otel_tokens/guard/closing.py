@@ -33,6 +33,8 @@ def close(room: Room, lease: ActiveLease, record: Record) -> None:
             booked(room, lease, bookings)
     else:
         room.keeper.settle(key, plan.slots, amounts, functools.partial(booked, room, lease))
+    if record.usage.origin != "provider":
+        return
     wrong = room.learned.learn(record, lease.sent_model, lease.sizes.input_tokens_estimate)
     if wrong is not None:
         call = lease.call
@@ -53,6 +55,7 @@ def booked(room: Room, lease: ActiveLease, bookings: Sequence[Booking]) -> None:
     room.burn.append((now, plan.slots, bookings))
     for (_, after, _, limit), mark, slot in zip(bookings, plan.first_marks, plan.slots, strict=True):
         if after >= mark or limit < slot.limit:
+            room.running_low = True
             room.crossed(plan.lines, plan.slots, bookings, call=lease.call, now=int(now * 1000))
             break
     if plan.steered:

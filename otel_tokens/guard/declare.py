@@ -64,6 +64,8 @@ def derive(given: Mapping[str, Any]) -> dict[str, Any]:
         check(len(budget.name) <= 100 and budget.name.isprintable() and "|" not in budget.name, "use a plain name")
     with Wrong.at("enforce"):
         one_of(budget.enforce, ("hard", "soft", "observe"))
+    with Wrong.at("estimate"):
+        check(budget.estimate in (None, "upper", "expected"), "allowed: upper, expected")
     span = _span(budget)
     scope_keys = _scope_keys(budget)
     limits = _limits(budget, span)
@@ -107,8 +109,8 @@ def _span(budget: Any) -> Window | None:
         reset = _reset(budget.reset_hour)
     with Wrong.at("rolling"):
         check(isinstance(cast("object", budget.rolling), bool), "allowed: true, false")
+        check(not budget.rolling or budget.window is not None, "rolling needs a window")
     if budget.window is None:
-        check(not budget.rolling, "rolling needs a window")
         return None
     with Wrong.at("window"):
         text: object = budget.window

@@ -108,13 +108,11 @@ class Learned:
         return stats
 
     def learn(self, record: Record, model: str, expected_input: int) -> float | None:
-        """Take a call whose usage the provider reported; returns the error the first time it is over 10 %.
+        """Take a call, whose usage the provider reported; returns the error the first time it is over 10 %.
 
         What was expected: the input by its length, the output by what the model's calls were like before.
         """
         usage = record.usage
-        if usage.origin != "provider":
-            return None
         stats = self.of(record.call.provider, model)
         likely = stats.likely_output
         stats.add(usage.output, record.duration)

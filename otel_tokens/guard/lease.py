@@ -28,7 +28,6 @@ class ActiveLease(Lease):
     model: str | None = None
     max_output: int | None = None
     timeout: float | None = None
-    sent_model: str = ""
     expected_tokens: int = 0
     output: int = 0
     look_at: int = NEVER
@@ -47,6 +46,11 @@ class ActiveLease(Lease):
         self.plan = plan
         self.values = values
         self.amounts = amounts
+
+    @property
+    def sent_model(self) -> str:
+        """The model the call goes to."""
+        return self.plan.model
 
     @property
     def grants(self) -> tuple[tuple[str, str, int], ...]:  # type: ignore[override]

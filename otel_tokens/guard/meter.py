@@ -131,27 +131,28 @@ class Meter:
     def actual(self, plan: Plan, model: str, record: Record, reserved: dict[str, int]) -> dict[str, int]:
         """What to charge, by unit. What nobody reported is charged as it was reserved, never as nothing."""
         usage = record.usage
-        values = {"calls": 1, "wall": 0, "seconds": int(record.duration * 1000)}
+        given, output = usage.input, usage.output
         if usage.origin == "missing":
-            for unit in ("tokens", "input_tokens", "output_tokens"):
-                values[unit] = reserved[unit]
-        else:
-            more = usage.components
-            values["input_tokens"] = usage.input + sum(c.usage.input for c in more)
-            values["output_tokens"] = usage.output + sum(c.usage.output for c in more)
-            values["tokens"] = values["input_tokens"] + values["output_tokens"]
-        if plan.money:
-            values["usd"] = self._charge(record.call, model, record, reserved)
-        return values
+            given, output = reserved["input_tokens"], reserved["output_tokens"]
+        for part in usage.components:
+            given += part.usage.input
+            output += part.usage.output
+        return {
+            "calls": 1,
+            "wall": 0,
+            "tokens": given + output,
+            "input_tokens": given,
+            "output_tokens": output,
+            "usd": self._charge(model, record, reserved) if plan.money else 0,
+            "seconds": int(record.duration * 1000),
+        }
 
-    def _charge(self, call: Call, model: str, record: Record, reserved: dict[str, int]) -> int:
-        held = reserved.get("usd", reserved.get("~usd", 0))
-        if record.usage.origin == "missing":
-            return held
-        cost = record.cost
-        if cost.total is not None:
-            return nano(cost.total)
-        for found in (self._cost(call, model, record.usage), self._sibling(call, record.usage)):
-            if found is not None:
-                return found
-        return held
+    def _charge(self, model: str, record: Record, reserved: dict[str, int]) -> int:
+        total = record.cost.total
+        if record.usage.origin != "missing":
+            if total is not None:
+                return nano(total)
+            for found in (self._cost(record.call, model, record.usage), self._sibling(record.call, record.usage)):
+                if found is not None:
+                    return found
+        return reserved.get("usd", reserved.get("~usd", 0))

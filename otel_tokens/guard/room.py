@@ -11,7 +11,7 @@ from typing import Any
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard.actions import Actions, Later
 from otel_tokens.guard.events import Decisions, Event, Kind, about
-from otel_tokens.guard.index import Index
+from otel_tokens.guard.index import Index, Plan
 from otel_tokens.guard.keeper import Keeper
 from otel_tokens.guard.learned import Learned
 from otel_tokens.guard.line import Line
@@ -43,6 +43,7 @@ class Room:
     ttl_ms: int
     asker: Later
     burn: deque[Burn] = field(default_factory=lambda: deque[Burn](maxlen=BURN_SAMPLES))
+    running_low: bool = False
     seen: dict[str, tuple[int, int, int, int]] = field(default_factory=dict[str, tuple[int, int, int, int]])
     _told: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
 
@@ -61,6 +62,10 @@ class Room:
         if entry is None or entry[0] != slot.start:
             return 0
         return permille(entry[1], entry[2])
+
+    def warns(self, plan: Plan, balances: Sequence[Balance]) -> bool:
+        """Whether a budget of the plan has passed its first threshold; if none has, there is nothing to warn of."""
+        return any(balance[0] >= mark for balance, mark in zip(balances, plan.first_marks, strict=True))
 
     # ---- telling ----------------------------------------------------------------------------------------------------
     def tell(

@@ -50,7 +50,7 @@ def thresholds(value: object) -> tuple[Threshold, ...]:
     """Thresholds in any written form, lowest first.
 
     [70, 90, 100]; {70: log, 90: [log, {webhook: https://…}]}; [{at: 90%, actions: […]}]; "standard"; [] for none.
-    Numbers up to 1 are shares, larger ones per cents. Raises `Wrong`.
+    Fractions up to 1.0 are shares, other numbers per cents. Raises `Wrong`.
     """
     if value == "standard":
         value = STANDARD_THRESHOLDS
@@ -93,13 +93,13 @@ def _row(item: object, index: int) -> _Row:
 
 
 def permille(value: object) -> int:
-    """70, "70%", 0.7 → 700. Raises `Wrong`."""
+    """70, "70%", 0.7 → 700; a whole 1 is one per cent, 1.0 is all. Raises `Wrong`."""
     text = str(value).strip()
     try:
         number = units.duration(text.removesuffix("%").strip())
     except ValueError:
         raise Wrong(f"{value!r} is not a share; write 70%, 70 or 0.7") from None
-    if not text.endswith("%") and number <= 1:
+    if "." in text and not text.endswith("%") and number <= 1:
         number *= 100
     exact = number * 10
     check(exact == exact.to_integral_value() and 0 < exact <= 10_000, f"{value!r} must lie in 0.1% to 1000%")

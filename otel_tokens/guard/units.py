@@ -6,6 +6,7 @@ import re
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
 NANO = 1_000_000_000
+_NANO = Decimal(NANO)
 USD = "usd"
 TOKENS = "tokens"
 INPUT_TOKENS = "input_tokens"
@@ -63,7 +64,7 @@ _LARGEST = 10**15
 
 def nano(money: Decimal) -> int:
     """USD to nano-USD, rounded up: a budget never gains by rounding."""
-    return int((money * NANO).to_integral_value(ROUND_CEILING))
+    return int((money * _NANO).to_integral_value(ROUND_CEILING))
 
 
 def family(unit: str) -> str:
@@ -138,9 +139,9 @@ def name(unit: str) -> str:
 def _number(value: object) -> tuple[Decimal, str]:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
         raise ValueError(f"{value!r} is not a number")
-    if isinstance(value, float):
-        value = str(round(value, 9))  # 0.1 * 3 means 0.3
-    found = _NUMBER.fullmatch(value if isinstance(value, str) else str(value))
+    # Nine digits for floats: 0.1 * 3 means 0.3.
+    styles = {float: ".9f", Decimal: "f"}
+    found = _NUMBER.fullmatch(format(value, styles.get(type(value), "")))
     try:
         number = Decimal(found[1].replace("_", "")) if found else Decimal(str(value))
     except InvalidOperation:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 from otel_tokens.errors import BudgetExceededError
@@ -104,6 +105,7 @@ class ActiveCall:
         except BudgetExceededError as error:
             self.refuse(error)
             raise
+        self._take_lease()
 
     async def aadmit(self) -> None:
         """`admit` for async callers."""
@@ -117,6 +119,19 @@ class ActiveCall:
             raise
         except Exception as error:  # the wall, which has no async form
             safely("guard.admit", _reraise, error)
+        self._take_lease()
+
+    def _take_lease(self) -> None:
+        lease = self.lease
+        if lease is not None:
+            if lease.model:
+                self.call = replace(self.call, model=lease.model, asked_model=self.call.model)
+            self._look_next(lease)
+
+    def _look_next(self, lease: Lease) -> None:
+        """Set how much text may arrive before the guard wants to look at the stream."""
+        at = lease.look_at
+        self.cut_at = None if at is None else self.engine.estimator.chars(self.call.model, "output", at)
 
     def refuse(self, error: BudgetExceededError) -> None:
         """Note a refusal: no span, no record, nothing was sent."""
@@ -174,7 +189,10 @@ class ActiveCall:
         if guard is None or lease is None:
             return None
         tokens = self.engine.estimator.tokens(self.call.model, "output", self.facts.chars)
-        return safely("guard.look", guard.look, lease, tokens)
+        error = safely("guard.look", guard.look, lease, tokens)
+        if error is None:
+            self._look_next(lease)
+        return error
 
     # ---- the end ----------------------------------------------------------------------------------------------
     def fail(self, error: BaseException) -> None:
@@ -184,7 +202,7 @@ class ActiveCall:
             if billed is not None and dig(billed, self.endpoint.at[0]) is not None:
                 self.see(billed)
                 break
-        self.end("cancelled" if isinstance(error, (asyncio.CancelledError, GeneratorExit)) else "error", error)
+        self.end("cancelled" if _is_cancellation(error) else "error", error)
 
     def drop(self) -> None:
         """End from a finaliser: the work is done elsewhere, as this code may run inside anybody's lock."""
@@ -206,3 +224,9 @@ class ActiveCall:
 
 def _reraise(error: BaseException) -> None:
     raise error
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    # Whoever can be cancelled has imported asyncio; whoever has not should not pay for it.
+    asyncio = sys.modules.get("asyncio")
+    return isinstance(error, GeneratorExit) or (asyncio is not None and isinstance(error, asyncio.CancelledError))

@@ -25,6 +25,7 @@ class Ending:
         self.finished = finished
 
     def __call__(self) -> Record | None:
+        """Do it; the record, or None after a fault of ours."""
         active = self.active
         engine = active.engine
         if active.span is None:

@@ -34,17 +34,17 @@ class Pricer:
         speed: str | None = None,
         geo: str | None = None,
         at: float,
-        operation: str = "chat",  # noqa: ARG002 (no price depends on it today; the caller knows it, prices may come to)
+        operation: str = "chat",  # no price depends on it today, but one may
     ) -> Cost:
         """The cost of `usage` in USD at the prices of `at` (unix seconds).
 
         `model` is what was asked for and `response_model` what answered; `tier`, `speed` and `geo` are the
         response's. `provider` None means the maker of the model. Components add up to the total exactly.
 
-        Status: "priced"; "estimated" when the tokens are (`usage.origin`), or when a tier, lifetime, region or web
-        search has no known price and the nearest known one is used (`rule` says which); "unpriced", all money None,
-        when no price is known for any part of the call (half a price is none) or when there was no usage (`rule` is
-        then `NO_USAGE`: no pricing miss).
+        Status: "priced", also for tokens of a `Usage` made by hand; "estimated" when the tokens are (`usage.origin`),
+        or when a tier, lifetime, region or web search has no known price and the nearest one is used (`rule` says
+        which); "unpriced", all money None, when any part of the call has no known price (half a price is none) or
+        when there was no usage (`rule` is then `NO_USAGE`: no pricing miss).
 
         A cost that the provider itself reports wins: it is `total` and `provider_total`, `source` is "provider",
         `local_total` is ours. What it exceeds our parts by is added to `other`; if it is below them, or we have
@@ -56,8 +56,11 @@ class Pricer:
             return self._reported(reported, None if isinstance(total, str) else total)
         if isinstance(total, str):
             return Cost(version=self.catalog.version, rule=total)
+        return self._priced(total, usage)
+
+    def _priced(self, total: Sum, usage: Usage) -> Cost:
         parts, rule, doubt = total
-        if usage.origin != "provider":
+        if usage.origin in ("partial", "estimated"):
             doubt = "; ".join(filter(None, (doubt, f"tokens {usage.origin}")))
         status: CostStatus = "estimated" if doubt else "priced"
         if doubt:
@@ -68,7 +71,7 @@ class Pricer:
 
     def _sum(self, query: Query, usage: Usage, at: float) -> Sum | str:
         """What the call and its components come to, or why that is not known."""
-        if usage.origin == "missing" and not usage.components:
+        if usage.origin == "missing" and not (usage.input or usage.output or usage.web_searches or usage.components):
             return NO_USAGE
         own = self.catalog.find(query, at)
         charged = _charge(own, usage)

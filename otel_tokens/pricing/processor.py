@@ -60,18 +60,19 @@ class PricingProcessor(SpanProcessor):
         # (trace, span) ids of spans around a priced one. Reentrant: a span may be ended by a finaliser.
         self._around: dict[tuple[int, int], None] = {}
         self._lock = threading.RLock()
+        self._told = False
         self._pricer.catalog.warm()
 
     def _on_ending(self, span: Any) -> None:
+        self._told = True
         safely("pricing a span", self._ending, span)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Price a span on an SDK that does not tell when a span is ending."""
-        attributes = span.attributes
-        if attributes is not None and names.PRICING_STATUS not in attributes:
+        if not self._told:
             safely("pricing a span", self._ending, span)
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 (the SDK's signature)
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Nothing is held back."""
         return True
 

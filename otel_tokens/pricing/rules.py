@@ -73,12 +73,20 @@ class PriceRule:
 def parse_rules(entries: object, where: str) -> tuple[PriceRule, ...]:
     """The rules of a `prices:` list.
 
-    An entry is a mapping, or a `settings.Entry`, which knows its own line; `where` is the file (and line) of plain
-    mappings. Its keys: `model` (or `pattern`), `provider`, `tier`, `from`, `until` (dates, both inclusive, UTC),
-    `above` (input tokens), `note`, `currency` (USD), `per_request` and `web_search` (USD for one), and per million
-    tokens `input`, `output`, `cache_read`, `cache_write`, `cache_write_5m` … (see `card.Rates`). Numbers keep all
-    their digits; 0 is a price only if it is written. Raises `ConfigError` with all mistakes.
+    `entries` is that list, or a `settings.Entry` of it or of a whole file that has it. An entry is a mapping, or an
+    `Entry`, which knows its own line; `where` is the file (and line) of plain mappings. Its keys: `model` (or
+    `pattern`), `provider`, `tier`, `from`, `until` (dates, both inclusive, UTC), `above` (input tokens), `note`,
+    `currency` (USD), `per_request` and `web_search` (USD for one), and per million tokens `input`, `output`,
+    `cache_read`, `cache_write`, `cache_write_5m` … (see `card.Rates`). Numbers keep all their digits; 0 is a price
+    only if it is written. Raises `ConfigError` with all mistakes.
     """
+    if isinstance(entries, Entry):
+        whole: object = entries.value
+        if isinstance(whole, Mapping) and "prices" in whole:
+            return parse_rules(entries.child("prices"), where)
+        if not isinstance(whole, (list, tuple)):
+            raise entries.error(f"is not a list; write prices as '- {EXAMPLE}'")
+        entries = list(entries.children())
     if not isinstance(entries, (list, tuple)):
         raise ConfigError(f"is not a list; write prices as '- {EXAMPLE}'", where=where, key="prices")
     rules: list[PriceRule] = []

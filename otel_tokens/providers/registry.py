@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.metadata import entry_points
 
 from otel_tokens.providers import anthropic, openai
 from otel_tokens.providers.spec import Endpoint, Provider
@@ -16,6 +15,8 @@ ENTRY_POINT_GROUP = "otel_tokens.providers"
 @lru_cache(maxsize=1)
 def providers() -> tuple[Provider, ...]:
     """All known providers, built-in ones first. A foreign one that cannot be loaded is reported and left out."""
+    from importlib.metadata import entry_points  # loads email, zipfile …: not on `import otel_tokens`
+
     loaded = [safely(f"provider {point.name}", point.load) for point in entry_points(group=ENTRY_POINT_GROUP)]
     return BUILT_IN + tuple(item for item in loaded if isinstance(item, Provider))
 

@@ -1,33 +1,55 @@
-"""The report as a table for a terminal, drawn by rich."""
+"""The report as a table for a terminal, drawn by rich. Numbers are never cut; what doesn't fit is left out whole."""
 
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from otel_tokens.reports.data import ReportData, Row
 from otel_tokens.reports.text import price
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_WIDE = 110  # columns from which on numbers are written out and no column is left out
 _DEFAULT_WIDTH = 120
+_NAME, _NAME_AT_LEAST = 30, 14  # columns that a name should have, and must have
+_GAP = 2
 _NONE = "(none)"
 
-# Heading, field, whether it is left out of a narrow table when there is nothing in it.
-_NUMBERS: tuple[tuple[str, str, bool], ...] = (
-    ("Calls", "calls", False),
-    ("Errors", "errors", True),
-    ("Input", "input", False),
-    ("Cache read", "cache_read", True),
-    ("Cache write", "cache_write", True),
-    ("Output", "output", False),
-    ("Reasoning", "reasoning", True),
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of numbers. `always`: shown even when all its numbers are 0. The higher `rank`, the later left out."""
+
+    heading: str
+    field: str
+    rank: int
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Which columns to show, how to write their numbers, how wide a name and the whole may be."""
+
+    columns: list[_Column]
+    write: Callable[[int], str]
+    name: int
+    width: int
+
+
+_NUMBERS = (
+    _Column("Calls", "calls", 9, always=True),
+    _Column("Errors", "errors", 4),
+    _Column("Input", "input", 7, always=True),
+    _Column("Cache read", "cache_read", 3),
+    _Column("Cache write", "cache_write", 2),
+    _Column("Output", "output", 8, always=True),
+    _Column("Reasoning", "reasoning", 1),
+    _Column("Cost", "cost", 10, always=True),
+    _Column("Share", "share", 5),
 )
 
 
@@ -39,20 +61,22 @@ def render(report: ReportData, width: int | None, color: bool | None) -> str:
     terminal = sys.stdout.isatty()
     if width is None:
         width = shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns if terminal else _DEFAULT_WIDTH
+    colored = terminal if color is None else color
+    layout = _plan(report, width - 1) if report.rows else None
     out = _Out()
     console = Console(
         file=out,
-        width=width,
-        force_terminal=terminal if color is None else color,
-        color_system="standard" if (terminal if color is None else color) else None,
+        width=max(width, layout.width + 1) if layout else width,  # rather too wide than numbers cut off
+        force_terminal=colored,
+        color_system="standard" if colored else None,
         legacy_windows=False,
         highlight=False,
     )
     console.print(Text(_title(report), style="bold"), soft_wrap=True)
-    if not report.rows:
-        console.print("No calls.")
+    if layout:
+        _draw(console.print, report, layout)
     else:
-        console.print(_table(report, width))
+        console.print("No calls.")
     for note in report.notes:
         console.print(Text(f"* {note}", style="yellow"))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
@@ -66,46 +90,66 @@ class _Out(io.StringIO):
         return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
-def _table(report: ReportData, width: int) -> Table:
+def _draw(show: Callable[..., None], report: ReportData, layout: _Layout) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE, show_footer=True, pad_edge=False, padding=(0, 1 if width < _WIDE else 2, 0, 0))
-    write = _short if width < _WIDE else _full
+    table = Table(box=box.SIMPLE, show_footer=True, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
     for at, name in enumerate(report.by):
-        table.add_column(_heading(name), "Total" if at == 0 else "", overflow="fold", footer_style="bold")
-    shown = [
-        (heading, field)
-        for heading, field, optional in _NUMBERS
-        if width >= _WIDE or not optional or getattr(report.total, field)
-    ]
-    for heading, field in shown:
-        total = write(getattr(report.total, field))
-        table.add_column(heading, total, justify="right", no_wrap=width >= _WIDE, footer_style="bold")
-    table.add_column("Cost", _cost(report.total, _several(report)), justify="right", no_wrap=True, footer_style="bold")
-    table.add_column("Share", "", justify="right", no_wrap=True)
+        table.add_column(Text(_heading(name)), "Total" if at == 0 else "", footer_style="bold", no_wrap=True)
+    for column in layout.columns:
+        heading = column.heading.replace(" ", "\n")
+        total = _cell(report.total, column, layout.write, report)
+        table.add_column(heading, total, justify="right", no_wrap=True, footer_style="bold", vertical="top")
     for row in report.rows:
-        names = [_NONE if value is None else _printable(value) for value in row.key]
-        numbers = [write(getattr(row, field)) for _, field in shown]
-        cells = [*names, *numbers, _cost(row), _percent(row.share)]
+        cells = [_broken(_name(value), layout.name) for value in row.key]
+        cells += [_cell(row, column, layout.write) for column in layout.columns]
         table.add_row(*(Text(cell) for cell in cells))  # Text: a name may look like markup
-    return table
+    show(table)
 
 
-def _several(report: ReportData) -> str | None:
-    """What stands for the cost of a total in several currencies."""
-    if len(report.totals) <= 1:
-        return None
-    return "\n".join(price(row.cost, row.currency) for row in report.totals if row.cost is not None)
+def _plan(report: ReportData, width: int) -> _Layout:
+    """The fullest layout that fits into `width`."""
+    shown = [column for column in _NUMBERS if column.always or any(getattr(row, column.field) for row in report.rows)]
+    longest = max(len(_name(value)) for row in report.rows for value in row.key)
+    plans: list[tuple[list[_Column], Callable[[int], str], int]] = [
+        (list(_NUMBERS), _full, _NAME),
+        (shown, _full, _NAME),
+        (shown, _short, _NAME_AT_LEAST),
+    ]
+    for column in sorted(shown, key=lambda column: column.rank)[:-2]:
+        plans.append(([one for one in plans[-1][0] if one is not column], _short, _NAME_AT_LEAST))
+    columns, write, name = plans[-1]
+    for columns, write, wanted in plans:
+        used = sum(_GAP + _width(report, column, write) for column in columns)
+        name = (width - used) // len(report.by) - _GAP
+        if name >= min(longest, wanted):
+            return _Layout(columns, write, name, width)
+    return _Layout(columns, write, _NAME_AT_LEAST, width + (_NAME_AT_LEAST - name) * len(report.by))
 
 
-def _cost(row: Row, instead: str | None = None) -> str:
-    """The cost; a star says that some of it is not known."""
-    if instead is not None:
-        return instead
+def _width(report: ReportData, column: _Column, write: Callable[[int], str]) -> int:
+    cells = [_cell(row, column, write) for row in report.rows]
+    cells += [*_cell(report.total, column, write, report).split("\n"), *column.heading.split()]
+    return max(len(cell) for cell in cells)
+
+
+def _name(value: str | None) -> str:
+    return _NONE if value is None else _printable(value)
+
+
+def _cell(row: Row, column: _Column, write: Callable[[int], str], whole: ReportData | None = None) -> str:
+    """What a row has in a column; `whole` is given for the row of the totals."""
+    if column.field == "share":
+        return _percent(row.share)
+    if column.field != "cost":
+        return write(getattr(row, column.field))
+    if whole is not None and len(whole.totals) > 1:
+        return "\n".join(price(total.cost, total.currency) for total in whole.totals if total.cost is not None)
     if row.cost is None:
         return "unpriced*" if row.unpriced else "-"
+    # The star says that some of it is not known, or not for certain.
     return price(row.cost, row.currency) + ("*" if row.unpriced or row.missing or row.estimated else "")
 
 
@@ -118,24 +162,37 @@ def _full(count: int) -> str:
 
 
 def _short(count: int) -> str:
-    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**4, "k")):
-        if count >= size:
-            scaled = count / (size if unit != "k" else 1000)
-            return f"{scaled:.3g}{unit}" if scaled < 1000 else f"{scaled:,.0f}{unit}"
+    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size and count >= 10_000:
+            scaled = count / size
+            return f"{scaled:.3g}{unit}" if scaled < 999.5 else f"{scaled:,.0f}{unit}"
     return f"{count:,}"
 
 
 def _heading(name: str) -> str:
-    return name.removeprefix("tag:").replace("_", " ").capitalize()
+    return _printable(name.removeprefix("tag:")).replace("_", " ").capitalize()
 
 
 def _printable(value: str) -> str:
     """A tag may hold anything, also what would steer the terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value) or '""'
+    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
+    return text or '""'
+
+
+def _broken(name: str, width: int) -> str:
+    """A name on lines of at most `width`, broken where its parts end if possible."""
+    lines = [""]
+    for part in re.findall(r"[^-/:._@ ]*[-/:._@ ]?", name):
+        if len(lines[-1]) + len(part) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+        while len(lines[-1]) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return "\n".join(lines)
 
 
 def _title(report: ReportData) -> str:
-    words = f"Calls by {', '.join(report.by)}"
+    words = f"Calls by {', '.join(_printable(name) for name in report.by)}"
     if report.since is not None:
         words += f" since {_time(report.since)}"
     if report.until is not None:

@@ -43,7 +43,7 @@ def price(amount: Decimal, currency: str | None) -> str:
     elif size >= Decimal("0.01"):
         shown = f"{amount:.4f}"
     else:
-        shown = f"{Context(prec=3, rounding=ROUND_HALF_EVEN).plus(amount):f}"
+        shown = plain(Context(prec=3, rounding=ROUND_HALF_EVEN).plus(amount))
     sign = _SIGNS.get(currency or "USD")
     return f"{currency} {shown}" if sign is None else f"{sign}{shown}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import date, datetime, time, timedelta
 
@@ -30,7 +31,7 @@ def moment(when: When, now: float, *, key: str = "since") -> float | None:
             return when.timestamp()
         if isinstance(when, date):
             return _midnight(when)
-        return float(when)
+        return _seconds(float(when))
     except (ValueError, TypeError, OverflowError, OSError):
         raise ConfigError(f"{when!r} is not a time; use {_FORMS}", key=key) from None
 
@@ -48,7 +49,13 @@ def _read(text: str, now: float) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
-        return float(text)
+        return _seconds(float(text), at_least=1e8)  # "24" is a "24h" gone wrong, not a time in 1970
+
+
+def _seconds(number: float, at_least: float = -math.inf) -> float:
+    if not math.isfinite(number) or number < at_least:
+        raise ValueError
+    return number
 
 
 def _midnight(day: date) -> float:

@@ -49,7 +49,7 @@ class ZeroFirst:
         """The families as they are to be shown, and what to call once they have reached the scraper."""
         with self._lock:
             new: set[Series] = set()
-            families = [self._family(family, new) for family in self._collect()]
+            families = [self._family(family, new) for family in _merged(self._collect())]
 
         def arrived() -> None:
             with self._lock:
@@ -73,6 +73,19 @@ class ZeroFirst:
         shown = copy.copy(family)
         shown.samples = samples
         return shown
+
+
+def _merged(families: Iterable[Metric]) -> Iterable[Metric]:
+    """One family per name. The exporter makes two of one when descriptions differ, and its older versions when
+    labels do; Prometheus refuses such a scrape as a whole."""
+    found: dict[tuple[str, str], Metric] = {}
+    for family in families:
+        known = found.get((family.name, family.type))
+        if known is None:
+            found[family.name, family.type] = copy.copy(family)
+        else:
+            known.samples = [*known.samples, *family.samples]
+    return found.values()
 
 
 class _Families:

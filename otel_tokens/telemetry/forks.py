@@ -94,15 +94,15 @@ def _parts(thing: Any, depth: int) -> Iterable[Any]:
 
 def instance_id(provider: Any) -> str | None:
     """The `service.instance.id` of a tracer or meter provider's resource."""
-    resource = _resource_holder(provider)
-    value = None if resource is None else resource[1].attributes.get(SERVICE_INSTANCE)
+    found = _resource_holder(provider)
+    value = None if found is None else getattr(*found).attributes.get(SERVICE_INSTANCE)
     return value if isinstance(value, str) else None
 
 
 def renew_instance(provider: Any, parents: str | None) -> None:
     """Give a child's provider an instance id of its own, unless the SDK has done so."""
-    holder = _resource_holder(provider)
-    if holder is None or parents is None or instance_id(provider) != parents:
+    found = _resource_holder(provider)
+    if found is None or parents is None or instance_id(provider) != parents:
         return
     update = getattr(provider, "_update_resource", None)
     from opentelemetry.sdk.resources import Resource  # the SDK is only there if a provider of it is
@@ -111,13 +111,13 @@ def renew_instance(provider: Any, parents: str | None) -> None:
     if update is not None:
         update(new)
     else:
-        where, resource = holder
-        setattr(where, "resource" if hasattr(where, "resource") else "_resource", resource.merge(new))
+        where, name = found
+        setattr(where, name, getattr(where, name).merge(new))
 
 
-def _resource_holder(provider: Any) -> tuple[Any, Any] | None:
+def _resource_holder(provider: Any) -> tuple[Any, str] | None:
+    """Where a provider keeps its resource: an object and its attribute."""
     for where, name in ((getattr(provider, "_sdk_config", None), "resource"), (provider, "_resource")):
-        resource = getattr(where, name, None)
-        if resource is not None:
-            return where, resource
+        if getattr(where, name, None) is not None:
+            return where, name
     return None

@@ -35,7 +35,7 @@ class LedgerCollector:
         self._refresh = refresh
         self._reader = PrometheusZeroFirstReader(serve=False)
         self._provider = MeterProvider([self._reader], resource=resource, shutdown_on_exit=False)
-        self._metrics = Metrics(self._provider.get_meter(SCOPE), label_limit=10_000)
+        self.metrics = Metrics(self._provider.get_meter(SCOPE), label_limit=10_000)
         self.zero_first = ZeroFirst(self._families, baseline=True)
 
     def serve(self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> PrometheusServer | None:
@@ -45,7 +45,7 @@ class LedgerCollector:
 
     def _families(self) -> Iterable[Metric]:
         found = self._refresh()
-        totals = self._metrics.totals
+        totals = self.metrics.totals
         totals.reset()
         for key, sums in found.items():
             totals.add(_sums_as_record(key, sums), sums.counts["calls"])

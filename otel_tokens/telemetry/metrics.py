@@ -50,6 +50,10 @@ BUDGETS_FRESH = 0.5
 _BUCKETS = {"s": names.SECONDS_BUCKETS, names.TOKENS_INPUT.unit: names.TOKEN_BUCKETS, "USD": names.COST_BUCKETS}
 
 
+Decided = tuple[str, str, str, str, int]
+"""(budget, decision, provider, model, how often since the guard's start)."""
+
+
 class Metrics:
     """A sink of records: `metrics(record)`.
 
@@ -77,6 +81,8 @@ class Metrics:
         self._foreign = False
         self._version = version
         self._budgets: Callable[[], Iterable[BudgetRow]] | None = None
+        self._decisions: Callable[[], Iterable[Decided]] | None = None
+        self._decided: dict[tuple[str, str, str, str], int] = {}
         self._budget_points: dict[str, list[Observation]] = {}
         self._budgets_read = 0.0
         self._budgets_lock = threading.Lock()
@@ -121,6 +127,7 @@ class Metrics:
                 shown[metric.name] = functools.partial(_ints, functools.partial(totals.tokens, field))
         for metric, family in PLAIN_COUNTERS:
             shown[metric.name] = functools.partial(_ints, functools.partial(totals.counts, family))
+        shown[names.BUDGET_DECISIONS.name] = self._decision_points
         for metric in BUDGET_GAUGES:
             shown[metric.name] = functools.partial(self._budget, metric.name)
         metrics = (*(metric for metric, _ in TOKEN_COUNTERS + PLAIN_COUNTERS), names.COST, names.BUILD_INFO)
@@ -194,6 +201,10 @@ class Metrics:
         with self._budgets_lock:
             self._budgets, self._budgets_read, self._budget_points = callback, 0.0, {}
 
+    def observe_decisions(self, callback: Callable[[], Iterable[Decided]] | None) -> None:
+        """Ask `callback` for the guard's decisions whenever metrics are collected: totals since its start."""
+        self._decisions, self._decided = callback, {}
+
     def beside_foreign(self, active: bool) -> None:
         """Whether another instrumentation reports the same calls: then leave out the names it uses as well."""
         self._foreign = active
@@ -216,6 +227,15 @@ class Metrics:
             except PackageNotFoundError:
                 self._version = "unknown"
         return [Observation(1, {names.VERSION: self._version})]
+
+    def _decision_points(self) -> Iterable[Observation]:
+        for budget, decision, provider, model, count in self._decisions() if self._decisions is not None else ():
+            key = (budget, decision, provider, model)
+            new = count - self._decided.get(key, 0)
+            self._decided[key] = count
+            if new > 0:
+                self.totals.decided(budget, decision, provider, model, new)
+        return _ints(functools.partial(self.totals.counts, "decisions"))
 
     def _budget(self, name: str) -> Iterable[Observation]:
         with self._budgets_lock:

@@ -7,6 +7,7 @@ one error message; the application and whatever else was asked for go on.
 from __future__ import annotations
 
 import os
+import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
 
+from otel_tokens.conventions import SERVICE_INSTANCE
 from otel_tokens.safely import logger
 from otel_tokens.telemetry.exporters import DEFAULT_HOST, DEFAULT_PORT, PrometheusZeroFirstReader
 from otel_tokens.telemetry.flush import Flusher, flush
@@ -107,6 +109,9 @@ def make_providers(
     if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return made
     resource = resource or Resource.create({})
+    if SERVICE_INSTANCE not in resource.attributes:
+        # Without it the counters of several processes are one series that jumps. SDKs before 1.43 leave it out.
+        resource = resource.merge(Resource({SERVICE_INSTANCE: str(uuid.uuid4())}))
     plan = _Plan(wanted, env)
     processors = [p for name in plan.names("traces") if (p := plan.span_processor(name)) is not None]
     if processors:

@@ -31,6 +31,8 @@ _ZERO_MATTERS = (
 )
 _IN_PARTIAL = frozenset({"reasoning"} | {name for name in names.USAGE_MODALITY if name.startswith("output_")})
 """Parts of an output that the provider never finished counting."""
+_AMOUNT = names.COST_ALIASES_EXCLUSIVE[1]
+"""The alias that has its currency and source beside it."""
 _COST_NAMES = tuple((part, names.COST_PART_PREFIX + part) for part in COST_PARTS)
 
 
@@ -113,7 +115,7 @@ def cost_attributes(record: Record, aliases: tuple[str, ...] = ()) -> Attributes
         found[names.COST_LOCAL] = float(cost.local_total)
     for alias in aliases:
         found[alias] = total
-        if alias == names.COST_ALIASES["gen_ai.usage.cost.amount"]:
+        if alias == _AMOUNT:
             found[names.COST_ALIAS_CURRENCY] = cost.currency
             found[names.COST_ALIAS_SOURCE] = cost.source
     return found

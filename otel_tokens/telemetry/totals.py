@@ -102,11 +102,7 @@ class Totals:
         if self._tags:
             key += tuple(map(call.tags.get, self._tags))
         with self._lock:
-            row = self._rows.get(key)
-            if row is None:
-                row = self._resolve(record)
-                if len(self._rows) < MAX_ROWS:
-                    self._rows[key] = row
+            row = self._rows.get(key) or self._remember(key, record)
             row.calls.value += calls
             if row.missing is not None:
                 row.missing.value += calls
@@ -122,6 +118,12 @@ class Totals:
                 for part in usage.components:
                     self._component(record, part).add(part.usage)
             return row
+
+    def _remember(self, key: tuple[Any, ...], record: Record) -> Row:
+        row = self._resolve(record)
+        if len(self._rows) < MAX_ROWS:
+            self._rows[key] = row
+        return row
 
     def _miss(self, row: Row, call: Call) -> Count:
         if row.missed is None:
@@ -158,8 +160,8 @@ class Totals:
             cell = row.cost = self._cell("cost", CostCell, self._cap.labels(pairs))
         cell.add(record.cost, total)
 
-    def decided(self, budget: str, decision: str, provider: str, model: str) -> None:
-        """Count a decision of the guard."""
+    def decided(self, budget: str, decision: str, provider: str, model: str, count: int = 1) -> None:
+        """Count `count` decisions of the guard."""
         with self._lock:
             pairs = [
                 (names.BUDGET_NAME, budget),
@@ -167,7 +169,7 @@ class Totals:
                 (names.PROVIDER, provider),
                 (names.REQUEST_MODEL, model),
             ]
-            self._cell("decisions", Count, self._cap.labels(pairs)).value += 1
+            self._cell("decisions", Count, self._cap.labels(pairs)).value += count
 
     def fault(self, where: str) -> None:
         """Count a contained fault of ours at `where`, one of our own places."""

@@ -63,6 +63,11 @@ class Estimator:
                 ratio = self._ratios[model, direction] = _Ratio()
             ratio.learn(chars, tokens)
 
+    def chars(self, model: str, direction: str, tokens: int) -> int:
+        """About how many characters make so many tokens."""
+        ratio = self._ratios.get((model, direction))
+        return round(tokens * (ratio.chars / ratio.tokens if ratio else DEFAULT_CHARS_PER_TOKEN))
+
     def tokens(self, model: str, direction: str, chars: int) -> int:
         """The estimated tokens of `chars` characters; at least 1 when there is any text."""
         if chars <= 0:

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 from otel_tokens.providers.spec import Endpoint
-from otel_tokens.shapes import is_dict, is_list, is_mapping
+from otel_tokens.shapes import is_list, is_mapping
 
 Counts = dict[str, Any]
 """Raw numbers by dotted path inside the usage block; lists are kept whole."""
@@ -100,7 +100,7 @@ def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
         if value is None:
             continue
         key = prefix + name if prefix else name
-        kind = type(value)
+        kind: type[Any] = type(value)
         if kind is int or (kind is not bool and isinstance(value, (int, float, str, Decimal))):
             if value or not into.get(key):
                 into[key] = value
@@ -269,8 +269,7 @@ def _events(endpoint: Endpoint) -> Glance:
                 facts.chars += len(text(chunk))
             except (AttributeError, TypeError):
                 facts.chars += output_length(endpoint, chunk)
-        elif kind in facts_on:
-            if facts.read(chunk) and kind in final_on:
-                facts.complete = True
+        elif kind in facts_on and facts.read(chunk) and kind in final_on:
+            facts.complete = True
 
     return look

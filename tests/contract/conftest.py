@@ -16,7 +16,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from otel_tokens import instrument as otel_tokens
+import otel_tokens
+from otel_tokens.instrument import flush
 from otel_tokens.ledger.query import rows
 from otel_tokens.values import Record
 
@@ -36,7 +37,7 @@ class Meter:
         """All records so far, after everything queued is done (and garbage is collected, if asked)."""
         if collect:
             gc.collect()
-        otel_tokens.flush()
+        flush()
         return list(self.seen)
 
     def one(self, *, collect: bool = False) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -11,13 +12,21 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.events import Event
+from otel_tokens.guard.guard import Guard
+from otel_tokens.guard.options import GuardOptions
 from otel_tokens.guard.store.base import Store
 from otel_tokens.guard.store.memory import MemoryStore
 from otel_tokens.guard.store.redis import RedisStore
+from otel_tokens.guard.store.sqlite import SqliteStore
+from otel_tokens.values import UNPRICED, Call, CallSizes, Cost, Record, Usage
 
 
 def free_port() -> int:
@@ -114,6 +123,13 @@ class MemoryKind(StoreKind):
         return MemoryStore()
 
 
+class SqliteKind(StoreKind):
+    shared = True
+
+    def make(self) -> Store:
+        return SqliteStore(self.request.getfixturevalue("tmp_path") / "budgets.db", timeout=10)
+
+
 class RedisKind(StoreKind):
     shared = True
 
@@ -126,7 +142,7 @@ class RedisKind(StoreKind):
         return RedisStore(self.url, timeout=10, prefix=self.prefix)
 
 
-KINDS: dict[str, type[StoreKind]] = {"memory": MemoryKind, "redis": RedisKind}
+KINDS: dict[str, type[StoreKind]] = {"memory": MemoryKind, "sqlite": SqliteKind, "redis": RedisKind}
 
 
 @pytest.fixture(params=list(KINDS))
@@ -141,3 +157,73 @@ def store_kind(request: pytest.FixtureRequest) -> Iterator[StoreKind]:
 def store(store_kind: StoreKind) -> Store:
     """A fresh store of each kind."""
     return store_kind.open()
+
+
+UNKNOWN_MODEL = "mystery"
+EXPENSIVE = {"opus": 5, "sonnet": 3, "haiku": 1}
+
+
+def straight_price(provider: str, model: str, usage: Usage, *, at: float, tier: str | None = None) -> Cost:
+    """1 USD per million input tokens, 2 per million output; times 5, 3, 1 for opus, sonnet, haiku models."""
+    if UNKNOWN_MODEL in model or model.isalpha():
+        return UNPRICED
+    factor = next((f for word, f in EXPENSIVE.items() if word in model), 1)
+    total = (Decimal(usage.input + 2 * usage.output) + Decimal(usage.cache_write)) * factor / 10**6
+    return Cost(total=total, status="priced")
+
+
+class Kit:
+    """Makes guards, calls and records; keeps every event. `now` (unix seconds) is the memory store's clock if set."""
+
+    def __init__(self) -> None:
+        self.now: float | None = None
+        self.events: list[Event] = []
+        self.guards: list[Guard] = []
+        self._ids = itertools.count()
+
+    def clock(self) -> int:
+        return int((time.time() if self.now is None else self.now) * 1000)
+
+    def guard(self, *budgets: Budget, store: Store | None = None, estimate: Any = None, **options: Any) -> Guard:
+        store = MemoryStore(self.clock) if store is None else store
+        guard = Guard(
+            budgets,
+            store,
+            price=straight_price,
+            estimate=estimate,
+            options=GuardOptions(**options),
+            emit=self.events.append,
+        )
+        self.guards.append(guard)
+        return guard
+
+    def call(self, model: str = "model-1", **tags: str) -> Call:
+        started = self.clock() / 1000
+        return Call(f"call-{next(self._ids)}", "openai", "openai.chat", "chat", model, started, tags=tags)
+
+    def sizes(self, given: int = 100, output: int | None = 100, **more: Any) -> CallSizes:
+        return CallSizes(more.pop("expected", given), given, output, **more)
+
+    def record(self, lease: Any, given: int = 100, output: int = 50, **more: Any) -> Record:
+        usage = more.pop("usage", None) or Usage(input=given, output=output, origin="provider")
+        cost = more.pop("cost", None) or straight_price("openai", lease.model or lease.call.model, usage, at=0.0)
+        return Record(lease.call, usage, cost, more.pop("outcome", "ok"), more.pop("duration", 0.5), **more)
+
+    def spend(self, guard: Guard, given: int = 100, output: int = 100, model: str = "model-1", **tags: str) -> Any:
+        """One call that uses exactly what it reserved."""
+        lease = guard.admit(self.call(model, **tags), self.sizes(given, output))
+        assert lease is not None
+        guard.settle(lease, self.record(lease, given, output))
+        return lease
+
+    def kinds(self, *kinds: str) -> list[Event]:
+        return [event for event in self.events if event.kind in kinds]
+
+
+@pytest.fixture
+def kit() -> Iterator[Kit]:
+    """Everything a test of the guard needs, closed at its end."""
+    made = Kit()
+    yield made
+    for guard in made.guards:
+        guard.close(0.5)

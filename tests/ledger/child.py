@@ -13,7 +13,7 @@ from otel_tokens.values import Call, Cost, Record, Usage
 
 
 def record(call_id: str = "c1", **changes: Any) -> Record:
-    """A believable record; names of Call, Usage (`input` …), Cost (`cost`, a string, or None for unpriced) and Record."""
+    """A believable record; names are fields of Call, Usage and Record; `cost` is a Cost, an amount, or None for unpriced."""
     call: dict[str, Any] = {
         "id": call_id,
         "provider": "openai",
@@ -42,19 +42,21 @@ def record(call_id: str = "c1", **changes: Any) -> Record:
                 break
         else:
             raise TypeError(name)
-    cost = rest.pop("cost", None) or (
-        Cost()
-        if total is None
-        else Cost(
-            total=Decimal(total),
-            output=Decimal(total),
-            status="priced",
-            version="2026-11-01",
-            rule="gpt-4o-mini",
-            local_total=Decimal(total),
-        )
+    return Record(call=Call(**call), usage=Usage(**usage), cost=_cost(total), **rest)
+
+
+def _cost(total: str | Cost | None) -> Cost:
+    if total is None or isinstance(total, Cost):
+        return total or Cost()
+    amount = Decimal(total)
+    return Cost(
+        total=amount,
+        output=amount,
+        status="priced",
+        version="2026-11-01",
+        rule="gpt-4o-mini",
+        local_total=amount,
     )
-    return Record(call=Call(**call), usage=Usage(**usage), cost=cost, **rest)
 
 
 def main(mode: str, path: str, name: str, count: str) -> None:

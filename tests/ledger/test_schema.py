@@ -91,7 +91,9 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: str, monkeypatch
         open_writer(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
-        assert {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")} == {"calls"}
+        assert {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")} == {
+            "calls"
+        }
 
 
 def test_a_newer_file_is_refused_and_not_touched(path: str, open_ledger, make_record) -> None:

@@ -80,7 +80,7 @@ def test_a_child_can_export_though_the_parent_was_exporting(run_python, receiver
     run_python(
         FORKS
         + """
-(reader,) = made.meter_provider._metric_readers
+(reader,) = made.meter_provider._measurement_consumer._reader_storages
 held = [reader._export_lock, made.meter_provider._measurement_consumer._lock]
 for lock in held:
     lock.acquire()
@@ -102,9 +102,11 @@ def test_the_applications_own_provider_adds_up_as_well(run_python, receiver):
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.resources import Resource
         from otel_tokens.telemetry.metrics import Metrics
 
-        provider = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], shutdown_on_exit=False)
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+        provider = MeterProvider([reader], Resource.create({"service.instance.id": "x"}), shutdown_on_exit=False)
         metrics = Metrics(provider.get_meter("otel_tokens"), version="1")
         for _ in range(5):
             metrics(record)

@@ -43,13 +43,18 @@ def environment(monkeypatch):
     return set_all
 
 
+def readers(providers):
+    """The metric readers, in their order."""
+    return list(providers.meter_provider._measurement_consumer._reader_storages)
+
+
 def exporters(providers):
     """The kinds of exporters made, by signal."""
     spans = metrics = []
     if providers.tracer_provider is not None:
         spans = [type(p.span_exporter) for p in providers.tracer_provider._active_span_processor._span_processors]
     if providers.meter_provider is not None:
-        metrics = [type(getattr(r, "_exporter", r)) for r in providers.meter_provider._metric_readers]
+        metrics = [type(getattr(reader, "_exporter", reader)) for reader in readers(providers)]
     return [kind.__module__ for kind in spans], [kind.__module__ for kind in metrics]
 
 
@@ -112,7 +117,7 @@ def test_when_prometheus_is_served(make, environment, prometheus, variables, ser
 
 def test_console(make, environment):
     providers = make(**environment(OTEL_METRICS_EXPORTER="console", OTEL_TRACES_EXPORTER="console"))
-    (reader,) = providers.meter_provider._metric_readers
+    (reader,) = readers(providers)
     assert isinstance(reader, PeriodicExportingMetricReader)
     assert isinstance(reader._exporter, ConsoleMetricExporter)
     assert providers.tracer_provider is not None

@@ -1,23 +1,40 @@
 """Python imports this at start-up because `otel-tokens run` puts its folder first on PYTHONPATH.
 
+It waits for the program to import an SDK, and meters it then: a process that never does (a build tool, a gunicorn
+master) pays next to nothing and takes no port, and an application that sets up OpenTelemetry, or calls
+`instrument()` itself, before that import is respected.
+
 It leaves nothing behind that the program could notice: its folder leaves `sys.path` (the variable stays, for Python
 processes that this one starts), and a `sitecustomize` that it hides is run and takes its name.
 """
 
 from __future__ import annotations
 
-# Every Python process of a run pays for this file: nothing is imported that start-up has not imported anyway.
+# Every Python process of a run pays for this file: nothing is imported that start-up has not imported anyway, not
+# even otel_tokens, before an SDK is.
+import _thread
 import os
+import signal
 import sys
 from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
+from importlib.util import find_spec, module_from_spec
+from typing import TYPE_CHECKING
 
-HERE = os.path.realpath(os.path.dirname(__file__))  # noqa: PTH120
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import FrameType, ModuleType
+
+VARIABLE = "OTEL_TOKENS_RUN"
+SEPARATOR = "\x1f"
+_HERE = os.path.realpath(os.path.dirname(__file__))  # noqa: PTH120
+_FLUSH = 2.0  # seconds a terminated process may take
+_lock = _thread.allocate_lock()
 
 
 def _is_here(entry: str) -> bool:
     try:
-        return bool(entry) and os.path.realpath(entry) == HERE
+        return bool(entry) and os.path.realpath(entry) == _HERE
     except (OSError, ValueError, TypeError):
         return False
 
@@ -37,21 +54,110 @@ def _chain() -> None:
 
 
 def _start() -> None:
-    try:
-        from otel_tokens.cli.launch.child import start
-    except Exception as error:  # a Python without otel_tokens: the program runs on, the report says why
-        import json
-
-        # The same words as child.note(), which this Python does not have.
-        try:
-            place = os.path.join(json.loads(os.environ["OTEL_TOKENS_RUN"])["folder"], "notes")  # noqa: PTH118
-            line = {"pid": os.getpid(), "python": sys.executable, "state": "missing", "error": str(error)}
-            with open(place, "a", encoding="utf-8") as notes:  # noqa: PTH123
-                notes.write(json.dumps(line) + "\n")
-        except (KeyError, ValueError, OSError, TypeError):
-            pass
+    """Begin to wait for an SDK; never raises."""
+    sdks, _, rest = os.environ.get(VARIABLE, "").partition(SEPARATOR)
+    folder = rest.partition(SEPARATOR)[0]
+    if not folder:
         return
-    start()
+    try:
+        if find_spec("otel_tokens") is None:  # a Python of another environment: the program runs on
+            _note(folder, f"missing {sys.executable}")
+            return
+        _note(folder, "seen")
+        sys.meta_path.insert(0, _Watcher(frozenset(sdks.split(",")), folder))
+        _flush_on_sigterm()
+    except Exception as error:  # the program comes first
+        _note(folder, f"failed {type(error).__name__}: {error}")
+
+
+def _note(folder: str, words: str) -> None:
+    """Tell the run about this process, in a line: "seen", "on" (metered), "missing PYTHON" or "failed WHY"."""
+    # One short write with O_APPEND: lines of different processes do not mix. The run may be over by now.
+    try:
+        place = os.open(f"{folder}/notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError:
+        return
+    try:
+        os.write(place, words.replace("\n", " ").encode(errors="replace") + b"\n")
+    except OSError:
+        pass
+    finally:
+        os.close(place)
+
+
+class _Watcher:
+    """A finder that finds nothing: the import system asks it first, so it sees an SDK just before its import."""
+
+    def __init__(self, sdks: frozenset[str], folder: str) -> None:
+        self._sdks = sdks
+        self._folder = folder
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Starts the metering when `name` is an SDK's package."""
+        if name in self._sdks:
+            with _lock:  # another thread may be importing another SDK
+                if self in sys.meta_path:
+                    self._meter()
+                    sys.meta_path.remove(self)
+        return None
+
+    def _meter(self) -> None:
+        try:
+            from otel_tokens.cli.launch.child import meter  # only now: it takes a fifth of a second
+
+            words = meter()
+        except Exception as error:  # otel_tokens itself cannot be imported, whyever
+            words = f"failed {type(error).__name__}: {error}"
+        _note(self._folder, words)
+
+
+def _flush_on_sigterm() -> None:
+    """SIGTERM ends a Python process without `atexit`; then what OTLP still has queued would be lost.
+
+    Only where nobody handles the signal. Servers that do (gunicorn, uvicorn) replace this handler; gunicorn's workers
+    end by `sys.exit`, and so by `atexit`; uvicorn restores the handlers it found and raises the signal again, so this
+    one runs then. Programs started with exec have the default again; forked children inherit the handler.
+    """
+    try:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminated)
+    except ValueError:
+        pass  # not the main thread: an embedded interpreter
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (signal's signature)
+    signal.signal(number, signal.SIG_IGN)  # a second one must not cut the flush short
+    try:
+        _flush()
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)  # so that the parent sees a process ended by this signal
+
+
+def _flush() -> None:
+    flush = getattr(sys.modules.get("otel_tokens.instrument"), "flush", None)
+    if flush is None:
+        return
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def work() -> None:
+        try:
+            flush(_FLUSH)
+        except Exception:
+            pass  # the process is ending
+        finally:
+            done.release()
+
+    # In a thread, because the interrupted code may hold a lock that the flush needs: then time runs out, and the
+    # process ends all the same.
+    try:
+        _thread.start_new_thread(work, ())
+    except RuntimeError:
+        return
+    done.acquire(timeout=_FLUSH)
 
 
 sys.path[:] = [entry for entry in sys.path if not _is_here(entry)]

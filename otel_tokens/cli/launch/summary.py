@@ -5,21 +5,31 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from otel_tokens.cli.launch.session import Session
+from otel_tokens.cli.launch.session import Session, State
 from otel_tokens.errors import LedgerError
 from otel_tokens.reports.report import Report, report
 
+_MANY_BUDGETS = 5
 _MANY = 3  # processes with the same trouble are named up to here
 
 
 def summarise(
-    session: Session, ledger: str, since: float, *, by: Sequence[str], quiet: bool, json_file: str | None
+    session: Session,
+    ledger: str,
+    since: float,
+    *,
+    by: Sequence[str],
+    quiet: bool,
+    json_file: str | None,
+    budgets: Sequence[str] = (),
 ) -> None:
-    """Print the report of the run on stderr and write it to `json_file`. Raises LedgerError, ConfigError."""
+    """Print the report of the run and the state of `budgets` on stderr, and write the report to `json_file`.
+
+    Raises LedgerError and ConfigError.
+    """
     notes = session.notes()
     found = _report(session, ledger, since, by or ("model",))
     if json_file is not None:
@@ -30,11 +40,15 @@ def summarise(
         _say(line)
     if found is None or not found.total.calls:
         _say(_why_nothing(session, notes))
-        return
-    width = shutil.get_terminal_size((100, 24)).columns
-    click.echo("", err=True)
-    click.echo(found.table(width, color=_coloured()), err=True, nl=False)
-    if not ledger.startswith(session.folder):
+    else:
+        width = shutil.get_terminal_size((100, 24)).columns
+        click.echo("", err=True)
+        click.echo(found.table(width, color=_coloured()), err=True, nl=False)
+    for line in budgets[:_MANY_BUDGETS]:
+        _say(line)
+    if len(budgets) > _MANY_BUDGETS:
+        _say(f"{len(budgets) - _MANY_BUDGETS} more budgets: otel-tokens budget list")
+    if found is not None and found.total.calls and not ledger.startswith(session.folder):
         _say(f"kept in {_short(ledger)}; this table again: otel-tokens report --run {session.id}")
 
 
@@ -53,18 +67,17 @@ def _write(file: str, found: Report | None) -> None:
         raise LedgerError(f"cannot write the report: {error.strerror}", path=str(place)) from None
 
 
-def _troubles(notes: Sequence[dict[str, Any]]) -> list[str]:
-    lines: list[str] = []
-    missing = list(dict.fromkeys(str(note.get("python")) for note in notes if note.get("state") == "missing"))
-    for python in missing[:_MANY]:
-        lines.append(f"{python} has no otel_tokens: its calls are not counted; {python} -m pip install otel-tokens")
-    failed = list(dict.fromkeys(str(note.get("error")) for note in notes if note.get("state") == "failed"))
-    lines += [f"some calls are not counted: {error}" for error in failed[:_MANY]]
-    return lines
+def _troubles(notes: Sequence[tuple[State, str]]) -> list[str]:
+    missing = list(dict.fromkeys(words for state, words in notes if state == "missing"))
+    failed = list(dict.fromkeys(words for state, words in notes if state == "failed"))
+    return [
+        *(f"{python} has no otel_tokens, its calls are not counted; pip install it there" for python in missing[:_MANY]),
+        *(f"some calls are not counted: {reason}" for reason in failed[:_MANY]),
+    ]
 
 
-def _why_nothing(session: Session, notes: Sequence[dict[str, Any]]) -> str:
-    states = {note.get("state") for note in notes}
+def _why_nothing(session: Session, notes: Sequence[tuple[State, str]]) -> str:
+    states = {state for state, _ in notes}
     if "on" in states:
         return "no LLM call was made"
     if "seen" in states:

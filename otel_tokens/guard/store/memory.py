@@ -78,12 +78,14 @@ class MemoryStore(Store):
             if not ttl_ms or key in self._leases:
                 return self._grant(_Request(key, slots, amounts, ttl_ms, critical, now), accounts)
             balances: list[Balance] = []
-            for account, amount in zip(accounts, amounts, strict=True):
+            for account, amount in zip(accounts, amounts):  # noqa: B905 (their lengths were compared above)
                 account.reserved = reserved = account.reserved + amount
                 account.updated = now
                 balances.append((account.used, reserved, account.limit))
-            self._leases[key] = Held(now + ttl_ms, slots, amounts, ())
-            self._reap_at = min(self._reap_at, now + ttl_ms)
+            expires = now + ttl_ms
+            self._leases[key] = Held(expires, slots, amounts, ())
+            if expires < self._reap_at:  # noqa: PLR1730 (min() costs a call)
+                self._reap_at = expires
             return Admission(True, now, balances)
 
     def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:

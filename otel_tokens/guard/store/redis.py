@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
@@ -54,7 +55,7 @@ class RedisStore(Store):
         self._address = Address(url, timeout)
         self._wire = Wire(prefix)
         self._links = Links(self._address, timeout)
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = WeakKeyDictionary()
+        self._no_loops()
         self._ahead_ms: float | None = None
         at_fork(self)
 
@@ -126,7 +127,8 @@ class RedisStore(Store):
     async def aclose(self) -> None:
         """Close the connections of threads and of the running loop."""
         self.close()
-        links = self._loops.pop(asyncio.get_running_loop(), None)
+        with self._loops_lock:
+            links = self._loops.pop(asyncio.get_running_loop(), None)
         if links is not None:
             await links.close()
 
@@ -137,16 +139,21 @@ class RedisStore(Store):
         """In the child: connections are made anew."""
         if child:
             self._links.forked()
-            self._loops = WeakKeyDictionary()
+            self._no_loops()
+
+    def _no_loops(self) -> None:
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = WeakKeyDictionary()
+        self._loops_lock = threading.Lock()
 
     def _here(self) -> LoopLinks:
         """The connections of the running loop."""
         loop = asyncio.get_running_loop()
         links = self._loops.get(loop)
         if links is None:
-            for closed in [other for other in self._loops if other.is_closed()]:
-                self._loops.pop(closed, None)
-            links = self._loops[loop] = LoopLinks(self._address, self._timeout)
+            with self._loops_lock:
+                for closed in [other for other in self._loops if other.is_closed()]:
+                    self._loops.pop(closed, None)
+                links = self._loops[loop] = LoopLinks(self._address, self._timeout)
         return links
 
     def _heard(self, now: int) -> None:

@@ -1,9 +1,10 @@
-"""Where Redis is: a URL understood, Sentinels asked, a cluster's redirection followed. The one file that imports redis."""
+"""Where Redis is: a URL understood, Sentinels asked, a cluster followed. The one file that imports redis-py."""
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -28,12 +29,10 @@ class Address:
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        if importlib.util.find_spec("redis") is None:
+        if find_spec("redis") is None:
             raise ConfigError("a Redis store needs the redis package: pip install 'otel-tokens[redis]'", key="store")
-        # Imported here, once a Redis store is configured: it takes a tenth of a second.
-        import redis.exceptions
-
-        self.errors: Any = redis.exceptions
+        # Modules of redis-py are imported once a Redis store is configured: it takes a tenth of a second.
+        self.errors: Any = import_module("redis.exceptions")
         self._timeout = timeout
         self._place: Place | None = None
         self._sentinels: list[Place] = []
@@ -43,7 +42,7 @@ class Address:
             self._read(url)
             self.link(None)
             self.aio_link(None)
-        except (ValueError, TypeError, redis.exceptions.RedisError) as error:
+        except (ValueError, TypeError, self.errors.RedisError) as error:
             raise ConfigError(f"{self._shown(url)} is not a Redis URL: {error}", key="store") from error
 
     @staticmethod
@@ -54,9 +53,8 @@ class Address:
         return f"{scheme}://{place}"
 
     def _read(self, url: str) -> None:
-        import redis.asyncio.connection
-        import redis.connection
-
+        module: Any = import_module("redis.connection")
+        aio_module: Any = import_module("redis.asyncio.connection")
         scheme, _, rest = url.partition("://")
         base, _, kind = scheme.partition("+")
         base = _ALIASES.get(base, base)
@@ -65,10 +63,10 @@ class Address:
             url = self._read_sentinels(base, rest)
         elif kind:
             raise ValueError(f"{scheme} is not known")
-        self._options: dict[str, Any] = dict(redis.connection.parse_url(url))
-        self._aio_options: dict[str, Any] = dict(redis.asyncio.connection.parse_url(url))
-        self._class: Any = self._options.pop("connection_class", redis.connection.Connection)
-        self._aio_class: Any = self._aio_options.pop("connection_class", redis.asyncio.connection.Connection)
+        self._options: dict[str, Any] = dict(module.parse_url(url))
+        self._aio_options: dict[str, Any] = dict(aio_module.parse_url(url))
+        self._class: Any = self._options.pop("connection_class", module.Connection)
+        self._aio_class: Any = self._aio_options.pop("connection_class", aio_module.Connection)
         for options in (self._options, self._aio_options):
             for name in _OURS:
                 options.pop(name, None)
@@ -115,9 +113,9 @@ class Address:
         """Where to connect to, None for where the URL says. Asks the Sentinels, if there are any."""
         if not self._sentinels:
             return self._place
-        from redis.sentinel import Sentinel
-
-        manager: Any = Sentinel(self._sentinels, sentinel_kwargs=self._asking(self._timeout))
+        manager: Any = import_module("redis.sentinel").Sentinel(
+            self._sentinels, sentinel_kwargs=self._asking(self._timeout)
+        )
         try:
             return manager.discover_master(self._service)
         finally:
@@ -128,9 +126,9 @@ class Address:
         """`find` for event loops."""
         if not self._sentinels:
             return self._place
-        from redis.asyncio.sentinel import Sentinel
-
-        manager: Any = Sentinel(self._sentinels, sentinel_kwargs=self._asking(None))
+        manager: Any = import_module("redis.asyncio.sentinel").Sentinel(
+            self._sentinels, sentinel_kwargs=self._asking(None)
+        )
         try:
             return await manager.discover_master(self._service)
         finally:
@@ -139,16 +137,14 @@ class Address:
                     await client.aclose()
 
     def _asking(self, timeout: float | None) -> dict[str, Any]:
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        patience: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        return {**self._sentinel_options, **patience, "retry": Retry(NoBackoff(), 0)}
+        never: Any = import_module("redis.retry").Retry(import_module("redis.backoff").NoBackoff(), 0)
+        patience = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        return {**self._sentinel_options, **patience, "retry": never}
 
     def follow(self, error: Any) -> None:
         """Another node of the cluster has our slot (all keys share one)."""
-        if self._sentinels or isinstance(error, self.errors.MovedError):
-            self._place = (error.host, error.port)
+        if isinstance(error, self.errors.MovedError):
+            self._place = (error.host or self._options.get("host", "localhost"), error.port)
 
     def still_good(self, error: Exception) -> bool:
         """Whether a connection on which the server answered with this error is of use."""

@@ -9,9 +9,10 @@ import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from otel_tokens.guard.store.base import StoreError
 from otel_tokens.guard.store.redis_address import Address
 from otel_tokens.guard.store.redis_wire import Request
 
@@ -134,12 +135,8 @@ class Links:
         errand = _Errand()
         if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise self._address.late(self._timeout)
-        thread = threading.Thread(
-            target=errand.run,
-            args=(lambda it: self._run(it, request), self._free),
-            name="otel-tokens-redis",
-            daemon=True,
-        )
+        work = partial(self._run, request)
+        thread = threading.Thread(target=errand.run, args=(work, self._free), name="otel-tokens-redis", daemon=True)
         try:
             thread.start()
         except BaseException:
@@ -154,7 +151,7 @@ class Links:
             raise error
         return answer
 
-    def _run(self, errand: _Errand, request: Request) -> Any:
+    def _run(self, request: Request, errand: _Errand) -> Any:
         errors = self._address.errors
         data, moves = request.short, 0
         while True:
@@ -202,9 +199,10 @@ class LoopLinks:
 
     async def close(self) -> None:
         """Close what is idle. The next request connects anew."""
-        idle, self._idle = self._idle, []
-        for link in idle:
-            await link.disconnect()
+        if self._watch is not None:
+            await self._watch.aclose()
+        else:
+            await self._close_idle()
 
     async def _begin_watch(self) -> None:
         """A loop ends its async generators before it closes (`asyncio.run` does so), and ours closes the links."""
@@ -216,7 +214,14 @@ class LoopLinks:
             yield
         finally:
             self._watch = None
-            await self.close()
+            await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        while self._idle:
+            link = self._idle.pop()
+            with suppress(self._address.errors.RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(self._timeout):  # the farewell of TLS waits for an answer
+                    await link.disconnect()
 
     async def _run(self, request: Request) -> Any:
         errors = self._address.errors
@@ -232,7 +237,7 @@ class LoopLinks:
                     raise
                 moves += 1
                 self._address.follow(error)
-                await self.close()
+                await self._close_idle()
 
     async def _waiting(self) -> Link | None:
         while self._idle:
@@ -269,6 +274,3 @@ class LoopLinks:
             raise
         self._idle.append(link)
         return answer
-
-
-__all__ = ["Link", "Links", "LoopLinks", "StoreError"]

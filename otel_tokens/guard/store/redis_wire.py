@@ -24,12 +24,12 @@ def bulk(value: str | int) -> bytes:
 
 
 class Script:
-    """A Lua script: the operation's short way if it has one, `account.lua`, the text of the operation."""
+    """A Lua script: the operation's short way if it has one, `account.lua`, `rules.lua`, its text."""
 
     def __init__(self, name: str) -> None:
         here = files("otel_tokens.guard.store")
-        names = (f"{name}_short", "account", name) if name in _SHORT_WAYS else ("account", name)
-        parts = [(here / f"{part}.lua").read_text("utf-8") for part in names]
+        names = [f"{name}_short"] if name in _SHORT_WAYS else []
+        parts = [(here / f"{part}.lua").read_text("utf-8") for part in (*names, "account", "rules", name)]
         self.text = "\n".join([f"local REMEMBER_MS = {REMEMBER_MS}", *parts])
         # Redis names scripts by SHA-1; nothing here depends on it being secure.
         self.by_digest = b"$7\r\nEVALSHA\r\n" + bulk(hashlib.sha1(self.text.encode()).hexdigest())  # noqa: S324
@@ -61,7 +61,7 @@ class Wire:
 
     def __init__(self, prefix: str) -> None:
         # One hash tag for everything: one admission may touch any accounts, so all live on one node of a cluster.
-        self._root = b"$1\r\n1\r\n" + bulk("{%s}" % prefix)
+        self._root = b"$1\r\n1\r\n" + bulk(f"{{{prefix}}}")
         self._slots: dict[str, tuple[Slot, bytes]] = {}
 
     def admit(self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int, critical: str) -> Request:
@@ -153,9 +153,10 @@ def bookings_of(numbers: list[int]) -> list[Booking]:
 def row_of(text: bytes) -> Row:
     """One account of the answer to `rows`."""
     first, budget, unit, scope = text.decode("utf-8", "surrogatepass").split("\n", 3)
-    words = first.split()
-    *counts, finished, paused, review, updated = (int(word) for word in words)
-    return Row(budget, unit, scope, *counts, bool(finished), paused, review, updated)
+    used, reserved, limit, declared, extra, start, end, rolling, overdraft, *rest = map(int, first.split())
+    finished, paused, review, updated = rest
+    marks = (overdraft, bool(finished), paused, review, updated)
+    return Row(budget, unit, scope, used, reserved, limit, declared, extra, start, end, rolling, *marks)
 
 
 def _threes(numbers: list[int], first: int) -> list[Balance]:

@@ -5,36 +5,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from functools import partial
 
 from otel_tokens.guard.store.account import Account
-from otel_tokens.guard.store.base import (
-    LIMIT_CHANGES,
-    REMEMBER_MS,
-    Admission,
-    Balance,
-    Booking,
-    Change,
-    Refusal,
-    Row,
-    Slot,
-    Store,
-)
-from otel_tokens.guard.store.sqlite_books import EXPIRED, LIVES, SETTLED, Books, Declarations, Line, line_text
-from otel_tokens.guard.store.sqlite_file import File, Work
+from otel_tokens.guard.store.base import Admission, Balance, Booking, Change, Row, Slot, Store
+from otel_tokens.guard.store.sqlite_books import Books, Declarations
+from otel_tokens.guard.store.sqlite_file import File
+from otel_tokens.guard.store.sqlite_quick import Quick
+from otel_tokens.guard.store.sqlite_rules import Asked, Pages, decide, narrowed, settle
 
-T = TypeVar("T")
-
-_PAGE = 500  # accounts changed in one transaction: nobody waits for more
 _CLEAN_EVERY = 32  # settlements between two looks for leases that need not be remembered any more
-
-_SEEN = (
-    "SELECT declaration, plain, used, reserved, limit_now, "
-    "(SELECT min(expires) FROM budget_leases WHERE state = 0) FROM budget_accounts WHERE key = ?"
-)
-_RESERVE = "UPDATE budget_accounts SET reserved = ?, updated = ? WHERE key = ?"
-_NEW_LEASE = "INSERT OR IGNORE INTO budget_leases (key, state, expires, held) VALUES (?, 0, ?, ?)"
+_CLEAN = 4 * _CLEAN_EVERY  # leases looked at then: faster than they come
 
 
 def host_ms() -> int:
@@ -47,8 +29,8 @@ def host_ms() -> int:
 class SqliteStore(Store):
     """Budgets in the file at `path`, made (mode 0600) at the first use; `timeout` (seconds) bounds waiting for others.
 
-    Several processes and threads may use it, and other tables may live in the file. After a crash of the system
-    (not of a process) the last seconds may be missing. Keep it on a local disk: the write-ahead log needs one.
+    Many processes and threads may use it at once, and other tables may live in the file. After a crash of the
+    system (not of a process) the last transactions may be missing. The file must be on a local disk.
     """
 
     direct = True
@@ -58,7 +40,8 @@ class SqliteStore(Store):
         self._file = File(path, timeout)
         self._declarations = Declarations()
         self._settlements = 0
-        self._forget_after = ""
+        self._cleaned_to = ""
+        self._looked_at = ""
 
     def now(self) -> int:
         """Unix milliseconds of this host."""
@@ -68,10 +51,158 @@ class SqliteStore(Store):
         self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int, critical: str = ""
     ) -> Admission:
         """Reserve on all `slots` or none."""
-        return self._file.run(self._admission(key, slots, amounts, ttl_ms, critical))
+        return self._file.run(partial(self._admit, Asked(key, slots, amounts, ttl_ms, critical)))
 
     async def aadmit(
         self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int, critical: str = ""
     ) -> Admission:
         """`admit` for event loops."""
-        return await self._file.arun(self._admission(key, slots, amounts, ttl_ms, critical))
+        return await self._file.arun(partial(self._admit, Asked(key, slots, amounts, ttl_ms, critical)))
+
+    def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
+        """Give back the lease, book the actual amounts."""
+        return self._file.run(partial(self._settle, key, slots, amounts))
+
+    async def asettle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
+        """`settle` for event loops."""
+        return await self._file.arun(partial(self._settle, key, slots, amounts))
+
+    async def arelease(self, key: str) -> None:
+        """`release` for event loops."""
+        await self.asettle(key, (), ())
+
+    def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
+        """Extend living leases, revive expired ones."""
+        self._file.run(partial(self._renew, keys, ttl_ms))
+
+    def read(self, slots: Sequence[Slot]) -> Sequence[Balance]:
+        """The balances of `slots` now."""
+        return self._file.run(partial(self._read, slots))
+
+    async def aread(self, slots: Sequence[Slot]) -> Sequence[Balance]:
+        """`read` for event loops."""
+        return await self._file.arun(partial(self._read, slots))
+
+    def rows(self, budget: str | None = None, scope: str | None = None, limit: int = 1000) -> list[Row]:
+        """Living accounts, sorted by budget, scope and unit."""
+        return self._file.run(partial(self._rows, budget, scope, limit))
+
+    async def arows(self, budget: str | None = None, scope: str | None = None, limit: int = 1000) -> list[Row]:
+        """`rows` for event loops."""
+        return await self._file.arun(partial(self._rows, budget, scope, limit))
+
+    def change(
+        self, budget: str, op: Change, *, unit: str | None = None, scope: str | None = None, amount: int = 0
+    ) -> int:
+        """Change running accounts, some hundred per transaction."""
+        pages = Pages(budget, op, unit, scope, amount)
+        while pages.more:
+            pages.turned(self._file.run(partial(self._change, pages)))
+        return pages.count
+
+    async def achange(
+        self, budget: str, op: Change, *, unit: str | None = None, scope: str | None = None, amount: int = 0
+    ) -> int:
+        """`change` for event loops."""
+        pages = Pages(budget, op, unit, scope, amount)
+        while pages.more:
+            pages.turned(await self._file.arun(partial(self._change, pages)))
+        return pages.count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    # Everything below runs inside a transaction, which may be tried again if it fails.
+
+    def _books(self, connection: sqlite3.Connection) -> Books:
+        return Books(connection, host_ms(), self._declarations)
+
+    def _admit(self, asked: Asked, connection: sqlite3.Connection) -> Admission:
+        now = host_ms()
+        for slot in asked.slots:
+            if slot.end and not slot.start <= now < slot.end:
+                return Admission(False, now, (), -1, "moved")
+        if asked.ttl_ms:
+            quick = Quick(connection, now, self._declarations)
+            admission = quick.admit(asked.key, asked.slots, asked.amounts, asked.ttl_ms)
+            if admission is not None:
+                return admission
+        books = Books(connection, now, self._declarations)
+        books.reap()
+        admission = decide(books, asked)
+        self._forget_some(books, connection)
+        books.save()
+        return admission
+
+    def _settle(
+        self, key: str, slots: Sequence[Slot], amounts: Sequence[int], connection: sqlite3.Connection
+    ) -> Sequence[Booking]:
+        now = host_ms()
+        bookings = Quick(connection, now, self._declarations).settle(key, slots, amounts)
+        if bookings is None:
+            books = Books(connection, now, self._declarations)
+            bookings = settle(books, key, slots, amounts)
+            books.save()
+        self._settlements += 1
+        if self._settlements % _CLEAN_EVERY == 0:
+            self._clean(now, connection)
+        return bookings
+
+    def _renew(self, keys: Sequence[str], ttl_ms: int, connection: sqlite3.Connection) -> None:
+        books = self._books(connection)
+        books.renew(keys, ttl_ms)
+        books.reap()
+        books.save()
+
+    def _read(self, slots: Sequence[Slot], connection: sqlite3.Connection) -> Sequence[Balance]:
+        books = self._books(connection)
+        books.reap()
+        balances: list[Balance] = []
+        for slot in slots:
+            account = books.find(slot.key)
+            if account is None or account.start < slot.start:
+                wide = books.wide(slot)
+                balances.append((0, 0, slot.limit if wide is None else wide))
+            else:
+                account.age(books.now)
+                balances.append(account.balance(books.now))
+        books.save()
+        return balances
+
+    def _rows(self, budget: str | None, scope: str | None, limit: int, connection: sqlite3.Connection) -> list[Row]:
+        books = self._books(connection)
+        books.reap()
+        where, values = narrowed(books.now, budget=budget, scope=scope)
+        accounts = books.select(where, values, limit)
+        for account in accounts:
+            account.age(books.now)
+        books.save()
+        return [account.row(books.now) for account in accounts]
+
+    def _change(self, pages: Pages, connection: sqlite3.Connection) -> list[Account]:
+        books = self._books(connection)
+        accounts = pages.turn(books, connection)
+        books.save()
+        return accounts
+
+    def _forget_some(self, books: Books, connection: sqlite3.Connection) -> None:
+        """Rule 9. Each new account pays for looks at two old ones, so none are kept in vain."""
+        new = books.made()
+        if not new:
+            return
+        query = "SELECT key FROM budget_accounts WHERE key > ? ORDER BY key LIMIT ?"
+        keys = connection.execute(query, (self._looked_at, 2 * new)).fetchall()
+        for (key,) in keys:
+            account = books.find(key)
+            if account is not None and account.forgotten(books.now):
+                books.forget(key)
+        self._looked_at = keys[-1][0] if keys else ""
+
+    def _clean(self, now: int, connection: sqlite3.Connection) -> None:
+        """Forget leases that ended more than REMEMBER_MS ago."""
+        query = "SELECT key, remember_until FROM budget_ended WHERE key > ? ORDER BY key LIMIT ?"
+        found = connection.execute(query, (self._cleaned_to, _CLEAN)).fetchall()
+        old = [(key,) for key, until in found if until <= now]
+        connection.executemany("DELETE FROM budget_ended WHERE key = ?", old)
+        self._cleaned_to = found[-1][0] if len(found) == _CLEAN else ""

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from otel_tokens.guard.store.account import Account
-from otel_tokens.guard.store.base import Slot
+from otel_tokens.guard.store.base import REMEMBER_MS, Slot
+from otel_tokens.guard.store.sqlite_file import NEVER
 
-LIVES, EXPIRED, SETTLED = 0, 1, 2
-NOT_OVER = "(ends = 0 OR ends > ?)"
+LIVES, EXPIRED, SETTLED = "lives", "expired", "settled"
 
 _REMEMBERED_SLOTS = 10_000
 _NAMES = ("key", "budget", "unit", "scope")
@@ -27,6 +27,10 @@ _INSERT = f"INSERT INTO budget_accounts ({_COLUMNS}) VALUES ({', '.join('?' * (l
 _UPDATE = f"UPDATE budget_accounts SET {', '.join(f'{name} = ?' for name in _STATE)} WHERE key = ?"  # noqa: S608
 
 
+Names = tuple[str, str, str, str]
+"""(key, budget, unit, scope) of an account."""
+
+
 class Line(NamedTuple):
     """What a lease reserves on one account; the start of the slot it was admitted with, and of the account then."""
 
@@ -37,9 +41,9 @@ class Line(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """A lease as it is kept."""
+    """A lease as it is kept; `expires` is 0 for one that ended."""
 
-    state: int
+    state: str
     expires: int
     lines: list[Line]
 
@@ -62,13 +66,14 @@ class Declarations:
         self._texts[slot.key] = (slot, text)
         return text
 
-    def slot(self, names: Sequence[str], text: str) -> Slot:
+    def slot(self, names: Names, text: str) -> Slot:
         """The slot an account was last seen through."""
         known = self._texts.get(names[0])
         if known is not None and known[1] == text:
             return known[0]
         start, end, limit, slice_ms, slices, wall, keep_ms = map(int, text.split())
-        return Slot(*names, limit, start, end, slice_ms, slices, wall=bool(wall), keep_ms=keep_ms)
+        key, budget, unit, scope = names
+        return Slot(key, budget, unit, scope, limit, start, end, slice_ms, slices, wall=bool(wall), keep_ms=keep_ms)
 
 
 class Books:
@@ -137,7 +142,7 @@ class Books:
         self._accounts[key] = None
 
     def _revive(self, row: tuple[Any, ...]) -> Account:
-        names = row[: len(_NAMES)]
+        names = (row[0], row[1], row[2], row[3])
         (text, _, _, _, used, reserved, born, updated, extra, own, finished, paused, review, *debt, slices) = row[4:]
         account = Account(self._declarations.slot(names, text), born, None)
         account.used, account.reserved, account.updated = used, reserved, updated
@@ -167,19 +172,48 @@ class Books:
 
     def lease(self, key: str) -> Lease | None:
         """The lease of that key, whatever became of it."""
-        query = "SELECT state, expires, held FROM budget_leases WHERE key = ?"
-        row = self._connection.execute(query, (key,)).fetchone()
-        return Lease(row[0], row[1], list(_lines(row[2]))) if row else None
+        row = self._connection.execute("SELECT expires, held FROM budget_leases WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            return Lease(LIVES, row[0], list(lines_of(row[1])))
+        row = self._connection.execute("SELECT held FROM budget_ended WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        return Lease(SETTLED, 0, []) if row[0] is None else Lease(EXPIRED, 0, list(lines_of(row[0])))
 
-    def put_lease(self, key: str, state: int, expires: int, lines: Sequence[Line] = ()) -> None:
-        """Write a lease."""
-        query = "INSERT OR REPLACE INTO budget_leases (key, state, expires, held) VALUES (?, ?, ?, ?)"
-        self._connection.execute(query, (key, state, expires, "".join(map(line_text, lines))))
+    def keep_alive(self, key: str, expires: int, lines: Sequence[Line]) -> None:
+        """Write a living lease."""
+        held = "".join(map(line_text, lines))
+        self._connection.execute("INSERT OR REPLACE INTO budget_leases VALUES (?, ?, ?)", (key, expires, held))
+        self._connection.execute("DELETE FROM budget_ended WHERE key = ?", (key,))
+        self._connection.execute("UPDATE budget_store SET next_expiry = ? WHERE next_expiry > ?", (expires, expires))
 
-    def due(self) -> list[tuple[str, list[Line]]]:
-        """Living leases whose time has come; bounded, the next operation goes on."""
-        query = "SELECT key, held FROM budget_leases WHERE state = 0 AND expires <= ? LIMIT 1000"
-        return [(key, list(_lines(held))) for key, held in self._connection.execute(query, (self.now,)).fetchall()]
+    def end(self, key: str, held: str | None) -> None:
+        """Remember that a lease expired (with what it held) or was settled (None)."""
+        self._connection.execute("DELETE FROM budget_leases WHERE key = ?", (key,))
+        until = self.now + REMEMBER_MS
+        self._connection.execute("INSERT OR REPLACE INTO budget_ended VALUES (?, ?, ?)", (key, until, held))
+
+    def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
+        """Extend living leases; one that had expired takes its reservation again."""
+        for key in keys:
+            lease = self.lease(key)
+            if lease is None or lease.state == SETTLED:
+                continue
+            if lease.state == EXPIRED:
+                self.shift(lease.lines, 1)
+            self.keep_alive(key, self.now + ttl_ms, lease.lines)
+
+    def reap(self) -> None:
+        """Rule 8: give back what expired leases reserve. Bounded; the next operation goes on."""
+        (next_expiry,) = self._connection.execute("SELECT next_expiry FROM budget_store").fetchone()
+        if next_expiry > self.now:
+            return
+        query = "SELECT key, held FROM budget_leases WHERE expires <= ? LIMIT 1000"
+        for key, held in self._connection.execute(query, (self.now,)).fetchall():
+            self.shift(list(lines_of(held)), -1)
+            self.end(key, held)
+        query = "UPDATE budget_store SET next_expiry = coalesce((SELECT min(expires) FROM budget_leases), ?)"
+        self._connection.execute(query, (NEVER,))
 
     def shift(self, lines: Sequence[Line], sign: int) -> None:
         """Give back (-1) or take again (+1) what a lease reserves."""
@@ -198,7 +232,8 @@ def line_text(line: Line) -> str:
     return f"{line.amount} {line.start} {line.began} {line.key}\n"
 
 
-def _lines(held: str) -> Iterator[Line]:
+def lines_of(held: str) -> Iterator[Line]:
+    """The lines of a lease as it is kept."""
     for text in held.split("\n"):
         if text:
             amount, start, began, key = text.split(" ", 3)

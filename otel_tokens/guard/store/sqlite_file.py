@@ -1,4 +1,4 @@
-"""The file behind the SQLite store: opened, locked for one transaction at a time, closed around forks, found damaged."""
+"""The file behind the SQLite store: opened, locked by one transaction at a time, closed around forks."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 VERSION = 1
+NEVER = 1 << 62
 _LOOK = 1.0  # seconds between two looks whether the file is still there
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 _SCHEMA = (
-    "CREATE TABLE budget_schema (version INTEGER NOT NULL)",
+    # `next_expiry`: no living lease expires before it. Kept instead of an index, which would cost a page per call.
+    "CREATE TABLE budget_store (version INTEGER NOT NULL, next_expiry INTEGER NOT NULL)",
+    f"INSERT INTO budget_store VALUES ({VERSION}, {NEVER})",  # noqa: S608 (numbers of ours)
     """
     CREATE TABLE budget_accounts (
         key TEXT PRIMARY KEY, budget TEXT NOT NULL, unit TEXT NOT NULL, scope TEXT NOT NULL,
         declaration TEXT NOT NULL, ends INTEGER NOT NULL, plain INTEGER NOT NULL, limit_now INTEGER NOT NULL,
         used INTEGER NOT NULL, reserved INTEGER NOT NULL, born INTEGER NOT NULL, updated INTEGER NOT NULL,
-        extra INTEGER NOT NULL, own_limit INTEGER, finished INTEGER NOT NULL,
-        paused_until INTEGER NOT NULL, review_until INTEGER NOT NULL, grace_by TEXT NOT NULL,
-        grace_at INTEGER NOT NULL, carried INTEGER NOT NULL, carried_from INTEGER NOT NULL, slices TEXT
+        extra INTEGER NOT NULL, own_limit INTEGER, finished INTEGER NOT NULL, paused_until INTEGER NOT NULL,
+        review_until INTEGER NOT NULL, grace_by TEXT NOT NULL, grace_at INTEGER NOT NULL,
+        carried INTEGER NOT NULL, carried_from INTEGER NOT NULL, slices TEXT
     ) WITHOUT ROWID
     """,
     "CREATE INDEX budget_accounts_names ON budget_accounts (budget, scope, unit)",
     "CREATE TABLE budget_limits (budget TEXT, unit TEXT, amount INTEGER NOT NULL, PRIMARY KEY (budget, unit)) "
     "WITHOUT ROWID",
-    # state: 0 lives, 1 expired, 2 settled; `expires` is when that state ends. `held` is one line per account.
-    "CREATE TABLE budget_leases (key TEXT PRIMARY KEY, state INTEGER NOT NULL, expires INTEGER NOT NULL, "
-    "held TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE INDEX budget_leases_expires ON budget_leases (state, expires)",
-    f"INSERT INTO budget_schema VALUES ({VERSION})",
+    # `held`: a line per account. An ended lease that expired still has it, a settled one has not.
+    "CREATE TABLE budget_leases (key TEXT PRIMARY KEY, expires INTEGER NOT NULL, held TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE budget_ended (key TEXT PRIMARY KEY, remember_until INTEGER NOT NULL, held TEXT) WITHOUT ROWID",
 )
 
 
-class _Busy(Exception):
+class _BusyError(Exception):
     """Another thread or process is at it. Nothing has happened."""
 
 
@@ -73,7 +74,7 @@ class File:
         while True:
             try:
                 return self._attempt(work, max(0.0, deadline - time.monotonic()))
-            except _Busy:
+            except _BusyError:
                 if time.monotonic() >= deadline:
                     raise self._late() from None
             time.sleep(next(pauses))
@@ -85,7 +86,7 @@ class File:
         while True:
             try:
                 return self._attempt(work, 0)
-            except _Busy:
+            except _BusyError:
                 if time.monotonic() >= deadline:
                     raise self._late() from None
             await asyncio.sleep(next(pauses))
@@ -114,7 +115,7 @@ class File:
         # Bound to this lock: a fork while we wait gives the child another.
         lock = self._lock
         if not (lock.acquire(timeout=wait) if wait > 0 else lock.acquire(blocking=False)):
-            raise _Busy
+            raise _BusyError
         try:
             connection = self._begin()
             try:
@@ -127,7 +128,7 @@ class File:
             return result
         except (sqlite3.Error, OSError) as error:
             if _is_busy(error):
-                raise _Busy from None
+                raise _BusyError from None
             self._disconnect()
             raise StoreError(f"{self.path}: {error}") from error
         finally:
@@ -204,7 +205,7 @@ def _make_file(path: str) -> None:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     """Make the tables, if they aren't there. They may share the file with others, so the version is in a table."""
-    known = "SELECT 1 FROM sqlite_master WHERE name = 'budget_schema'"
+    known = "SELECT 1 FROM sqlite_master WHERE name = 'budget_store'"
     if connection.execute(known).fetchone() is None:
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -215,7 +216,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
-    version = connection.execute("SELECT version FROM budget_schema").fetchone()
+    version = connection.execute("SELECT version FROM budget_store").fetchone()
     if version is None or version[0] != VERSION:
         raise sqlite3.DatabaseError(
             f"budgets of schema {version and version[0]}, this otel-tokens knows {VERSION}: update otel-tokens"

@@ -1,0 +1,83 @@
+"""Tells of a module's import, past or future, without importing it.
+
+Our own, because wrapt's import hooks come with all of wrapt, whose import takes longer than everything else we do:
+wrapt is loaded when there is something to patch.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from otel_tokens.safely import safely
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+
+Told = Callable[[ModuleType], object]
+
+_watched: dict[str, list[Told]] = {}
+_lock = threading.Lock()
+_searching = threading.local()
+
+
+def when_imported(module: str, told: Told) -> None:
+    """Call `told(module)` now if the module is there, and otherwise once it has been imported."""
+    with _lock:
+        if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _Finder())
+        if told not in _watched.setdefault(module, []):
+            _watched[module].append(told)
+    found = sys.modules.get(module)
+    # A module that is just being imported is told of when it is done.
+    if found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False):
+        told(found)
+
+
+class _Finder:
+    """Finds nothing itself: lets the other finders look, and wraps the loader of a watched module."""
+
+    def find_spec(  # the interface of sys.meta_path
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in _watched or fullname in getattr(_searching, "names", ()):
+            return None
+        _searching.names = {*getattr(_searching, "names", ()), fullname}
+        try:
+            for finder in sys.meta_path:
+                find = getattr(finder, "find_spec", None)
+                spec: ModuleSpec | None = None if find is None else find(fullname, path, target)
+                if spec is not None:
+                    if spec.loader is not None:
+                        spec.loader = cast("Loader", _Loader(spec.loader))
+                    return spec
+            return None
+        finally:
+            _searching.names.discard(fullname)
+
+
+class _Loader:
+    """A module's own loader, which tells when it is done."""
+
+    def __init__(self, loader: Any) -> None:
+        self._otel_loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._otel_loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        loader = self._otel_loader
+        # From here on the module looks as if it had been loaded without us.
+        if module.__spec__ is not None:
+            module.__spec__.loader = loader
+        module.__loader__ = loader
+        loader.exec_module(module)
+        for told in list(_watched.get(module.__name__, ())):
+            safely(f"after the import of {module.__name__}", told, module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._otel_loader, name)

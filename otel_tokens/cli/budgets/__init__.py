@@ -1,0 +1,1 @@
+"""What the subcommands of `otel-tokens budget` share."""

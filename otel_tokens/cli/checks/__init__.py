@@ -1,0 +1,1 @@
+"""What `otel-tokens doctor` looks at, a file per part of the house."""

@@ -1,0 +1,61 @@
+"""Settings: where each comes from, and what is wrong with them, with budgets and prices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from otel_tokens.cli.checks.finding import Finding
+from otel_tokens.cli.launch.declared import budgets, catalog
+from otel_tokens.cli.launch.session import VARIABLE
+from otel_tokens.errors import ConfigError
+from otel_tokens.settings import SETTINGS, Settings, unknown_variables
+
+PART = "settings"
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """All problems of the configuration; settings were read with `on_config_error: ignore`."""
+    yield from (Finding(PART, "error", str(problem)) for problem in settings.problems)
+    for look, words in ((budgets, "budget"), (_rules, "price")):
+        try:
+            found = len(look(settings))
+        except ConfigError as error:
+            yield from (Finding(PART, "error", str(problem)) for problem in error.problems or (error,))
+        else:
+            if found:
+                yield Finding(PART, "ok", f"{found} {words}{'' if found == 1 else 's'} declared")
+    for name, hint in unknown_variables(os.environ):
+        if name != VARIABLE:
+            yield Finding(PART, "warning", f"{name} is not a variable of otel-tokens{hint}")
+    if not settings.enabled:
+        source = settings.sources.get("enabled", "")
+        yield Finding(PART, "warning", f"otel-tokens is switched off ({source})")
+    if settings.config is None and Path("otel_tokens.yaml").exists():
+        yield Finding(PART, "warning", "otel_tokens.yaml is not read: the name is otel-tokens.yaml")
+
+
+def _rules(settings: Settings) -> Sequence[object]:
+    return catalog(settings).overrides
+
+
+def given(settings: Settings) -> list[tuple[str, str, str]]:
+    """(name, value, source) of every setting that is not a default."""
+    return [
+        (setting.name, _shown(getattr(settings, setting.name)), settings.sources[setting.name])
+        for setting in SETTINGS
+        if setting.name in settings.sources and settings.sources[setting.name] != "keyword"
+    ]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        items: tuple[object, ...] = value  # pyright: ignore[reportUnknownVariableType]
+        plain = all(isinstance(item, (str, int, float)) for item in items)
+        return ", ".join(map(str, items)) if plain else f"{len(items)} entries"
+    text = str(value) if isinstance(value, (str, int, float)) else "…"
+    head, at, tail = text.rpartition("@")
+    return f"{head.partition('://')[0]}://***@{tail}" if at and "://" in head else text

@@ -1,0 +1,39 @@
+"""Chooses the store by its URL."""
+
+from __future__ import annotations
+
+import re
+
+from otel_tokens.errors import ConfigError
+from otel_tokens.guard.store.base import Store
+from otel_tokens.guard.store.memory import MemoryStore
+from otel_tokens.guard.store.redis import RedisStore
+from otel_tokens.guard.store.sqlite import SqliteStore
+
+FORMS = (
+    "memory",
+    "sqlite:///path (from here), sqlite:////path (from the root)",
+    "redis://user:password@host:port/db, rediss://… (TLS), unix:///path/of.sock?db=0",
+    "redis+sentinel://host:port,host2:port/service/db, rediss+sentinel://…",
+)
+_REDIS = re.compile(r"(?:(?:redis|valkey)s?(?:\+sentinel)?|unix)://.+")
+
+
+def open_store(url: str, *, timeout: float, prefix: str = "otel-tokens") -> Store:
+    """The store at `url`; `timeout` in seconds; `prefix` keeps applications apart that share a Redis.
+
+    Nothing is connected or made yet: the first operation does so. valkey:// is redis://. Raises ConfigError for any
+    other form, a URL that cannot work, and a missing redis package.
+    """
+    if timeout <= 0:
+        raise ConfigError(f"{timeout:g} is no timeout; give seconds above 0", key="store_timeout")
+    if url in {"memory", "memory://"}:
+        return MemoryStore()
+    path = url.removeprefix("sqlite:///")
+    if path != url and path and path != ":memory:":
+        return SqliteStore(path, timeout=timeout)
+    if _REDIS.fullmatch(url):
+        return RedisStore(url, timeout=timeout, prefix=prefix)
+    # Only up to the host: what follows a mistyped scheme may hold a password.
+    shown = re.sub(r"//.*@", "//…@", url)
+    raise ConfigError(f"{shown!r} is not a store; use one of: {'; '.join(FORMS)}", key="store")

@@ -1,0 +1,167 @@
+-- The rules of base.py for one account: windows turn, slices leave, spending is booked, leases are given back.
+
+local function drop_slices(account)
+  if account.slot.slice > 0 then
+    call('DEL', root .. ':q:' .. account.key)
+  end
+  if account.oldest then
+    put(account, 'oldest', nil)
+  end
+end
+
+local function clear_marks(account)
+  if account.marked then
+    note(account, 'extra', 0)
+    note(account, 'finished', 0)
+    note(account, 'paused', 0)
+    note(account, 'review', 0)
+    note(account, 'grace_by', '')
+    note(account, 'grace_at', 0)
+    note(account, 'carried', 0)
+    note(account, 'carried_from', -1)
+  end
+end
+
+local function book_slice(account, amount)
+  local index = floor(now / account.slot.slice)
+  call('HINCRBY', root .. ':q:' .. account.key, text(index), text(amount))
+  if not account.oldest or index < account.oldest then
+    account.began = not account.oldest -- the hash of slices is new and has no expiry yet
+    put(account, 'oldest', index)
+  end
+end
+
+-- Rule 2: into the next window. What grace left unpaid comes along (rule 7).
+local function roll(account, slot)
+  local carried = account.grace_by ~= '' and max(0, account.used + account.reserved - limit_of(account)) or 0
+  local from = account.slot.start
+  drop_slices(account)
+  clear_marks(account)
+  if carried > 0 then
+    note(account, 'carried', carried)
+    note(account, 'carried_from', from)
+  end
+  account.slot = slot
+  put(account, 'line', slot.line)
+  put(account, 'used', carried)
+  put(account, 'reserved', 0)
+  put(account, 'born', now)
+  local wide = wide_limit(slot.line)
+  if wide ~= account.wide then
+    note(account, 'wide', wide)
+  end
+end
+
+local function redeclare(account, slot)
+  if slot.slice ~= account.slot.slice then
+    drop_slices(account)
+    account.slot = slot
+    if slot.slice > 0 then
+      book_slice(account, account.used)
+    end
+  end
+  account.slot = slot
+  put(account, 'line', slot.line)
+end
+
+-- The account of a slot, in the slot's window unless it is in a later one that still runs.
+local function open(key, slot)
+  local account = load(key)
+  if not account then
+    return create(key, slot)
+  end
+  local old = account.slot
+  if old ~= slot then
+    if slot.start > old.start or (slot.start ~= old.start and old.stop <= now) then
+      roll(account, slot)
+    elseif slot.start == old.start then
+      redeclare(account, slot)
+    end
+  end
+  return account
+end
+
+-- Rule 3: slices that left the window count no more; a repaid grace is forgotten after a whole window.
+local function age(account)
+  local slot = account.slot
+  if slot.slice == 0 then
+    return
+  end
+  local first = floor(now / slot.slice) - slot.slices
+  if account.oldest and account.oldest < first then
+    local at, gone, oldest = root .. ':q:' .. account.key, 0, nil
+    local all = call('HGETALL', at)
+    for i = 1, #all, 2 do
+      local index = tonumber(all[i])
+      if index < first then
+        gone = gone + tonumber(all[i + 1])
+        call('HDEL', at, all[i])
+      elseif not oldest or index < oldest then
+        oldest = index
+      end
+    end
+    put(account, 'used', account.used - gone)
+    put(account, 'oldest', oldest)
+  end
+  if account.grace_by ~= '' and now - account.grace_at >= slot.slice * slot.slices
+    and account.used <= limit_of(account) then
+    note(account, 'grace_by', '')
+  end
+end
+
+local function book(account, amount)
+  put(account, 'updated', now)
+  if account.slot.wall then
+    put(account, 'used', now - account.born)
+    return
+  end
+  put(account, 'used', account.used + amount)
+  if account.slot.slice > 0 then
+    book_slice(account, amount)
+  end
+end
+
+-- A lease of the window the debt came from used `difference` more (or less) than it had reserved.
+local function correct(account, start, difference)
+  if start == account.carried_from then
+    difference = max(difference, -account.carried)
+    note(account, 'carried', account.carried + difference)
+    put(account, 'used', account.used + difference)
+  end
+end
+
+local function used_by(account)
+  return account.slot.wall and now - account.born or account.used
+end
+
+-- Give back (-1) or take again (+1) what the lines of a lease reserve.
+local function shift(lines, sign)
+  for amount, start, began, key in gmatch(lines, '(%d+) (%d+) (%d+) ([^\n]+)\n') do
+    local account = load(key)
+    if account then
+      local change = sign * amount
+      if account.slot.start == tonumber(start) or account.slot.start == tonumber(began) then
+        if change ~= 0 then
+          put(account, 'reserved', max(0, account.reserved + change))
+        end
+      else
+        correct(account, tonumber(start), change)
+      end
+    end
+  end
+end
+
+-- Rule 8. Bounded, so that a crowd of expired leases does not stop the server; the next operation goes on.
+local function reap()
+  local due = call('ZRANGEBYSCORE', root .. ':exp', '-inf', now, 'LIMIT', 0, 1000)
+  for _, lease in ipairs(due) do
+    local at = root .. ':l:' .. lease
+    local held = call('GET', at)
+    call('ZREM', root .. ':exp', lease)
+    if held then
+      local lines = held:sub(2)
+      shift(lines, -1)
+      call('SET', at, 'X' .. lines, 'PX', REMEMBER_MS)
+    end
+  end
+end

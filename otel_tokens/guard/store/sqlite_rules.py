@@ -1,0 +1,149 @@
+"""The rules of `base.py` over accounts of the SQLite store: deciding, granting, booking, changing by hand."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from otel_tokens.guard.store.account import Account
+from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, Booking, Change, Refusal, Slot
+from otel_tokens.guard.store.sqlite_books import LIVES, SETTLED, Books, Line
+
+_PAGE = 500  # accounts changed in one transaction: nobody waits for more
+
+
+class Asked(NamedTuple):
+    """The arguments of one `admit`."""
+
+    key: str
+    slots: Sequence[Slot]
+    amounts: Sequence[int]
+    ttl_ms: int
+    critical: str
+
+
+def decide(books: Books, asked: Asked) -> Admission:
+    """Rules 2 to 5 and 7: all slots, or none."""
+    now = books.now
+    accounts: list[Account] = []
+    refused = -1
+    for slot, amount in zip(asked.slots, asked.amounts, strict=True):
+        account = books.open(slot)
+        account.age(now)
+        if (
+            slot.hard
+            and account.refuses(slot, amount, now, asked.critical)
+            and (refused < 0 or (account.finished and not accounts[refused].finished))
+        ):
+            refused = len(accounts)
+        accounts.append(account)
+    if refused < 0:
+        _grant(books, asked, accounts)
+        return Admission(True, now, [account.balance(now) for account in accounts])
+    culprit = accounts[refused]
+    reason: Refusal = "finished" if culprit.finished else "limit"
+    return Admission(False, now, [a.balance(now) for a in accounts], refused, reason, culprit.retry_at(now))
+
+
+def _grant(books: Books, asked: Asked, accounts: list[Account]) -> None:
+    now = books.now
+    lines: list[Line] = []
+    for account, slot, amount in zip(accounts, asked.slots, asked.amounts, strict=True):
+        held = 0 if slot.wall else amount
+        if not slot.wall:
+            if slot.hard and amount > account.limit - account.used - account.reserved:
+                account.grace_by, account.grace_at = asked.critical, now
+            if asked.ttl_ms:
+                account.reserved += amount
+                account.updated = now
+            else:
+                account.book(amount, now)
+        lines.append(Line(held, slot.start, account.start, slot.key))
+    if asked.ttl_ms:
+        expires = now + asked.ttl_ms
+        lease = books.lease(asked.key)
+        if lease is not None and lease.state == LIVES:
+            expires, lines = max(expires, lease.expires), [*lease.lines, *lines]
+        books.keep_alive(asked.key, expires, lines)
+
+
+def settle(books: Books, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
+    """Rule 6."""
+    lease = books.lease(key)
+    if lease is not None and lease.state == SETTLED:
+        return ()
+    books.end(key, None)
+    reserved: dict[str, int] = {}
+    windows: dict[str, list[int]] = {}
+    for line in lease.lines if lease else ():
+        reserved[line.key] = reserved.get(line.key, 0) + (line.amount if lease and lease.state == LIVES else 0)
+        windows.setdefault(line.key, []).extend((line.start, line.began))
+    bookings = [
+        _book(books, slot, amount, reserved.pop(slot.key, 0), windows.get(slot.key, ()))
+        for slot, amount in zip(slots, amounts, strict=True)
+    ]
+    # Accounts that only the lease names used nothing.
+    books.shift([Line(amount, windows[name][0], windows[name][-1], name) for name, amount in reserved.items()], -1)
+    return bookings
+
+
+def _book(books: Books, slot: Slot, amount: int, reserved: int, windows: Sequence[int]) -> Booking:
+    """Book on an account still in a window of the lease; correct what another carried out of it (rule 7)."""
+    account = books.find(slot.key)
+    if account is None or account.start < slot.start:
+        if slot.end and slot.end <= books.now:
+            return (0, 0, 0, slot.limit)
+        account = books.open(slot)
+    if account.start == slot.start or account.start in windows:
+        account.age(books.now)
+        before = account.used
+        account.reserved -= reserved
+        account.book(amount, books.now)
+        return (before, account.used, account.reserved, account.limit)
+    account.correct(slot.start, amount - reserved)
+    return (account.used, account.used, account.reserved, account.limit)
+
+
+class Pages:
+    """One change by hand, over many accounts, a page per transaction. `count` is how many were changed so far."""
+
+    def __init__(self, budget: str, op: Change, unit: str | None, scope: str | None, amount: int) -> None:
+        if unit is None and op in LIMIT_CHANGES:
+            raise ValueError(f"{op} needs a unit")
+        self.count = 0
+        self.more = True
+        self._what = (budget, op, unit, scope, amount)
+        self._after: tuple[str, str, str] | None = None
+
+    def turn(self, books: Books, connection: sqlite3.Connection) -> list[Account]:
+        """Change the next page. Leaves this object alone, since the transaction may fail: see `turned`."""
+        budget, op, unit, scope, amount = self._what
+        if self._after is None and scope is None and op == "set":
+            connection.execute("INSERT OR REPLACE INTO budget_limits VALUES (?, ?, ?)", (budget, unit, amount))
+        elif self._after is None and scope is None and op == "unset":
+            connection.execute("DELETE FROM budget_limits WHERE budget = ? AND unit = ?", (budget, unit))
+        where, values = narrowed(books.now, budget=budget, scope=scope, unit=unit)
+        if self._after is not None:
+            where, values = f"{where} AND (scope, unit, key) > (?, ?, ?)", (*values, *self._after)
+        accounts = books.select(where, values, _PAGE)
+        for account in accounts:
+            account.apply(op, amount, books.now, own=scope is not None)
+            account.relimit(books.wide(account.slot))
+        return accounts
+
+    def turned(self, accounts: list[Account]) -> None:
+        """The page is done."""
+        _, op, _, scope, _ = self._what
+        wide = self._after is None and scope is None and op in {"set", "unset"}
+        self.count += len(accounts) + wide
+        self.more = len(accounts) == _PAGE
+        if accounts:
+            last = accounts[-1].slot
+            self._after = (last.scope, last.unit, last.key)
+
+
+def narrowed(now: int, **names: str | None) -> tuple[str, tuple[Any, ...]]:
+    """The condition for accounts whose window isn't over, narrowed by what is not None."""
+    given = {name: value for name, value in names.items() if value is not None}
+    return " AND ".join(["(ends = 0 OR ends > ?)", *(f"{name} = ?" for name in given)]), (now, *given.values())

@@ -1,0 +1,137 @@
+"""Tiers, speeds and places change the price; so does the date of the call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from otel_tokens.pricing.catalog import Catalog
+from otel_tokens.values import Component, Cost, Usage
+
+Price = Callable[..., Cost]
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "given", "total"),
+    [
+        # listed rates
+        ("openai", "gpt-5", {"tier": "flex"}, "5.625"),
+        ("openai", "gpt-5", {"tier": "batch"}, "5.625"),
+        ("openai", "gpt-5", {"tier": "priority"}, "22.5"),
+        ("openai", "gpt-5", {"tier": "fast"}, "22.5"),
+        ("anthropic", "claude-sonnet-4-6", {"tier": "batch"}, "9"),
+        ("anthropic", "claude-opus-4-8", {"speed": "fast"}, "60"),
+        ("mistral_ai", "mistral-large-2512", {"tier": "batch"}, "1"),
+        ("gcp.gemini", "gemini-2.5-flash", {"tier": "batch"}, "1.4"),
+        # the normal price by all its names
+        ("openai", "gpt-5", {"tier": "default"}, "11.25"),
+        ("openai", "gpt-5", {"tier": "auto"}, "11.25"),
+        ("anthropic", "claude-sonnet-4-6", {"tier": "standard", "speed": "standard", "geo": "global"}, "18"),
+        ("anthropic", "claude-sonnet-4-6", {"geo": "not_available"}, "18"),
+        ("groq", "llama-3.3-70b-versatile", {"tier": "on_demand"}, "1.38"),
+        ("gcp.vertex_ai", "gemini-2.5-flash", {"tier": "ON_DEMAND"}, "2.8"),
+        # published factors, where no rates are listed
+        ("openai", "gpt-5.3-codex", {"tier": "batch"}, "7.875"),
+        ("azure.ai.openai", "gpt-4o", {"tier": "batch"}, "6.25"),
+        ("anthropic", "claude-opus-4-1", {"tier": "batch"}, "45"),
+        ("anthropic", "claude-opus-4-6", {"speed": "fast"}, "180"),
+        ("anthropic", "claude-opus-4-6", {"geo": "us"}, "33"),
+        ("anthropic", "claude-opus-4-8", {"geo": "us", "tier": "batch"}, "16.5"),
+        ("anthropic", "claude-opus-4-8", {"geo": "us", "speed": "fast"}, "66"),
+        ("gcp.gemini", "gemini-2.5-flash", {"tier": "SERVICE_TIER_FLEX"}, "1.4"),
+        ("aws.bedrock", "amazon.nova-pro-v1:0", {"tier": "flex"}, "2"),
+        ("aws.bedrock", "amazon.nova-pro-v1:0", {"tier": "priority"}, "7"),
+        ("groq", "llama-3.3-70b-versatile", {"tier": "flex"}, "1.38"),
+        ("openai", "ft:gpt-4.1-mini:acme::id", {"tier": "batch"}, "2"),
+    ],
+)
+def test_a_tier_s_price(price: Price, provider: str, model: str, given: dict[str, str], total: str) -> None:
+    cost = price(provider, model, input=1000, output=1000, **given)  # below every long-context threshold
+    assert cost.total is not None
+    assert (cost.total * 1000, cost.status) == (Decimal(total), "priced")
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "given"),
+    [
+        ("openai", "gpt-5.3", {"tier": "priority"}),
+        ("openai", "gpt-5", {"tier": "scale"}),
+        ("openai", "gpt-5", {"tier": "ultrafast"}),
+        ("azure.ai.openai", "gpt-5", {"tier": "priority"}),
+        ("anthropic", "claude-sonnet-4-6", {"tier": "priority"}),
+        ("anthropic", "claude-sonnet-4-6", {"speed": "fast"}),
+        ("anthropic", "claude-sonnet-4-5", {"geo": "us"}),
+        ("anthropic", "claude-sonnet-4-6", {"geo": "mars"}),
+        ("gcp.vertex_ai", "gemini-2.5-flash", {"tier": "provisioned_throughput"}),
+        ("cohere", "command-a", {"tier": "batch"}),
+    ],
+)
+def test_an_unknown_tier_is_the_standard_price_marked(
+    price: Price, provider: str, model: str, given: dict[str, str]
+) -> None:
+    cost, standard = (
+        price(provider, model, input=1000, output=10, **given),
+        price(provider, model, input=1000, output=10),
+    )
+    assert (cost.total, cost.status, standard.status) == (standard.total, "estimated", "priced")
+    assert "no known price" in cost.rule
+
+
+def test_the_tier_s_rates_have_their_own_long_context(price: Price) -> None:
+    flex = price("openai", "gpt-5.4", input=300_000, output=1000, tier="flex")
+    assert flex.total == Decimal("0.75") + Decimal("0.01125")
+    priority = price("openai", "gpt-5.4", input=300_000, output=1000, tier="priority")
+    assert priority.total == Decimal("1.5") + Decimal("0.03")
+
+
+def test_components_share_the_call_s_conditions(price: Price) -> None:
+    beside = (Component("compaction", None, Usage(input=1000, origin="provider")),)
+    cost = price("anthropic", "claude-opus-4-6", input=1000, geo="us", components=beside)
+    assert cost.total == Decimal("0.011")
+
+
+@pytest.mark.parametrize(
+    ("moment", "total"), [("2025-06-09T23:59:59", "0.05"), ("2025-06-10T00:00:00", "0.01"), ("2026-11-20", "0.01")]
+)
+def test_the_price_of_the_day_of_the_call(price: Price, moment: str, total: str) -> None:
+    """One pricer, asked in any order: o3 became cheaper on 10 June 2025, at midnight UTC."""
+    assert price("openai", "o3", input=1000, output=1000, at=at(moment)).total == Decimal(total)
+
+
+def test_a_price_that_will_change_is_known_now(price: Price) -> None:
+    before = price("gcp.gemini", "gemini-4-argon", input=10**6, at=at("2026-11-30T23:59:59"))
+    after = price("gcp.gemini", "gemini-4-argon", input=10**6, at=at("2026-12-01T00:00:00"))
+    assert (before.total, after.total) == (2, 4)
+
+
+@pytest.mark.parametrize(("clock", "input_rate"), [("00:29:59", "0.135"), ("00:30:00", "0.27"), ("16:29:59", "0.27"),
+                                                   ("16:30:00", "0.135")])  # fmt: skip
+def test_prices_by_the_hour(price: Price, clock: str, input_rate: str) -> None:
+    for day in ("2026-11-19", "2026-11-21", "2026-11-20"):
+        assert price("deepseek", "deepseek-chat", input=10**6, at=at(f"{day}T{clock}")).total == Decimal(input_rate)
+
+
+def test_a_tier_listed_later_is_an_estimate_before(price: Price) -> None:
+    """The catalogue lists priority rates from October 2026 on, and the standard price was the same before."""
+    before = price("openai", "gpt-5", input=10**6, tier="priority", at=at("2026-06-01"))
+    assert (before.total, before.status) == (Decimal("2.5"), "estimated")
+    assert "listed only from" in before.rule
+    after = price("openai", "gpt-5", input=10**6, tier="priority", at=at("2026-11-01"))
+    assert (after.total, after.status) == (Decimal("2.5"), "priced")
+
+
+def test_a_factor_does_not_hold_before_it_was_offered(price: Price) -> None:
+    assert price("openai", "gpt-4-0314", input=10**6, tier="flex", at=at("2024-01-01")).status == "estimated"
+
+
+def test_a_card_says_how_long_it_holds(catalog: Catalog) -> None:
+    card = catalog.card("deepseek", "deepseek-chat", at=at("2026-11-20T12:00:00"))
+    assert card is not None
+    assert (card.valid_from, card.valid_until) == (at("2026-11-20T00:30:00"), at("2026-11-20T16:30:00"))
