@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import lru_cache
+from time import perf_counter
 from typing import Any
 
 from otel_tokens.capture.body import Body, body_for
 from otel_tokens.lifecycle import ActiveCall
-from otel_tokens.safely import safely
+from otel_tokens.safely import report_fault, safely
 from otel_tokens.shapes import is_dict
 
 KEY = "otel_tokens"
@@ -36,10 +37,16 @@ def metered(stream: Any, inner: Iterator[Any]) -> Iterator[Any]:
         yield from inner
         return
     active.parsed = True
-    see, close = active.see_chunk, getattr(inner, "close", _nothing)
+    facts, look, close = active.facts, active.glance, getattr(inner, "close", _nothing)
     try:
         for chunk in inner:
-            if see(chunk):
+            if active.first is None:
+                active.first = perf_counter()
+            try:
+                look(facts, chunk)
+            except Exception as fault:  # the wall, inline: this runs for every chunk
+                report_fault("read chunk", fault)
+            if facts.complete and active.hides(chunk):
                 continue
             if active.cut_at is not None and (error := active.over()) is not None:
                 active.end("cut", error)
@@ -70,10 +77,16 @@ async def ametered(stream: Any, inner: AsyncIterator[Any]) -> AsyncIterator[Any]
             yield chunk
         return
     active.parsed = True
-    see, close = active.see_chunk, getattr(inner, "aclose", _anothing)
+    facts, look, close = active.facts, active.glance, getattr(inner, "aclose", _anothing)
     try:
         async for chunk in inner:
-            if see(chunk):
+            if active.first is None:
+                active.first = perf_counter()
+            try:
+                look(facts, chunk)
+            except Exception as fault:  # the wall, inline: this runs for every chunk
+                report_fault("read chunk", fault)
+            if facts.complete and active.hides(chunk):
                 continue
             if active.cut_at is not None and (error := active.over()) is not None:
                 active.end("cut", error)

@@ -150,7 +150,8 @@ def _budget_lines(options: Options, settings: Settings, ledger: str, began: floa
 
     store = open_store(store_url(replace(settings, ledger=ledger)), timeout=_PATIENCE)
     try:
-        found = [line for line in lines(store, ()) if line.status is not None and (line.status.updated or 0) >= began]
+        rows = [(line, line.status) for line in lines(store, ()) if line.status is not None]
+        found = [line for line, row in rows if (row.updated or 0) >= began or row.finished or row.ratio >= 1]
     finally:
         store.close()
     return [sentence(line) for line in sorted(found, key=lambda line: -line.ratio)]

@@ -125,6 +125,8 @@ class Asking:
         """Reserve gas, then ask the store; on anything but a grant the gas is put back."""
         room, plan = self.room, self.plan
         self.fill_up(lease)
+        if not plan.slots:
+            return Admission(True, room.store.now(), ())
         try:
             answer: Admission = yield ("admit", lease.key, plan.slots, lease.amounts, room.ttl_ms, self.critical)
         except StoreError:
@@ -162,7 +164,8 @@ class Asking:
     def put_back(self, lease: ActiveLease) -> None:
         """Give a lease back that is not wanted, or may or may not be there."""
         self.drain(lease)
-        self.room.give_back(lease.key)
+        if lease.plan.slots:
+            self.room.give_back(lease.key)
 
     def settled(self, answer: Admission) -> Story[bool]:
         """Whether the answer stands; if not, ask again (with another model or bound, or later). Or refuse."""
@@ -241,8 +244,8 @@ def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
     warn = room.running_low and room.warns(plan, answer.balances)
     if warn:
         lease.decision = "warn"
-    if plan.watched is not None:
-        lease.look_at = lease.output = lease.values[plan.watched]
+    if plan.watched is not None or lease.gas is not None:
+        lease.look_at = lease.output = lease.values[plan.watched or "output_tokens"]
     if plan.timed:
         for line, (used, _, limit) in zip(plan.lines, answer.balances, strict=True):
             if line.hard and line.unit == units.SECONDS:
@@ -252,8 +255,9 @@ def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
                 lease.limit_time(line.now(answer.now)[2] / 1000)
     if plan.graceful:
         tell_overdraft(room, lease, answer)
-    room.decisions.call(plan.tally, warn=warn)
-    room.keeper.hold(lease)
+    if plan.slots:
+        room.decisions.call(plan.tally, warn=warn)
+        room.keeper.hold(lease)
     return lease
 
 

@@ -24,7 +24,9 @@ def close(room: Room, lease: ActiveLease, record: Record) -> None:
     if lease.gas is not None:
         lease.gas.settle(lease.gas_tokens, values["tokens"])
     amounts = [values[unit] for unit in plan.units]
-    if store.direct:
+    if not amounts:
+        pass
+    elif store.direct:
         try:
             bookings = store.settle(key, plan.slots, amounts)
         except StoreError:
@@ -71,4 +73,5 @@ def release(room: Room, lease: ActiveLease) -> None:
     room.keeper.drop(lease.key)
     if lease.gas is not None:
         lease.gas.settle(lease.gas_tokens, 0)
-    room.give_back(lease.key)
+    if lease.plan.slots:
+        room.give_back(lease.key)

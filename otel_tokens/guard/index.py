@@ -86,7 +86,6 @@ class Index:
             self._add(line)
         keys = {c.key for line in self.lines for c in line.budget.conditions}
         keys |= {key for line in self.lines for key in line.scope_keys if key != "call"}
-        self._call_keys = tuple(key for key in CALL_KEYS if key in keys)
         self._tag_keys = tuple(sorted(keys - set(CALL_KEYS)))
         self._plans: dict[tuple[str | None, ...], Plan] = {}
         self._slots: dict[str, Slot] = {}
@@ -106,7 +105,7 @@ class Index:
     def plan(self, call: Call, model: str, now: int) -> Plan:
         """The plan of a call that goes to `model`."""
         tags = call.tags
-        kind: tuple[str | None, ...] = (model, call.provider, call.endpoint, *[tags.get(key) for key in self._tag_keys])
+        kind = (model, call.provider, call.operation, call.endpoint, *[tags.get(key) for key in self._tag_keys])
         found = self._plans.get(kind)
         if found is not None and now < found.until:
             return found

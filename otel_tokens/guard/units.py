@@ -140,7 +140,7 @@ def _number(value: object) -> tuple[Decimal, str]:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
         raise ValueError(f"{value!r} is not a number")
     # Nine digits for floats: 0.1 * 3 means 0.3.
-    styles = {float: ".9f", Decimal: "f"}
+    styles: dict[type, str] = {float: ".9f", Decimal: "f"}
     found = _NUMBER.fullmatch(format(value, styles.get(type(value), "")))
     try:
         number = Decimal(found[1].replace("_", "")) if found else Decimal(str(value))

@@ -9,7 +9,7 @@ from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard import units
 from otel_tokens.guard.drive import Story, run
 from otel_tokens.guard.lease import ActiveLease
-from otel_tokens.guard.line import NEVER, Line
+from otel_tokens.guard.line import Line
 from otel_tokens.guard.refusal import cut
 from otel_tokens.guard.room import Room
 from otel_tokens.guard.store.base import Admission, Slot, StoreError
@@ -22,21 +22,20 @@ def look(room: Room, lease: ActiveLease, tokens: int) -> BudgetExceededError | N
     """Whether a stream that has produced about `tokens` output tokens must end now."""
     if lease.done:
         return None
+    if isinstance(lease.pending, BudgetExceededError):
+        return lease.pending
     if lease.deadline is not None and time.monotonic() >= lease.deadline:
         return _out_of_time(room, lease, tokens)
     if lease.output <= 0 or tokens <= lease.output:
         return None
-    if room.store.direct:
+    if room.store.direct or not lease.plan.slots:
         return run(more(room, lease, tokens), room.store)
     return _ask_in_background(room, lease, tokens)
 
 
 def _ask_in_background(room: Room, lease: ActiveLease, tokens: int) -> BudgetExceededError | None:
     """The caller may be an event loop: ask on another thread, let the stream run on until the answer is there."""
-    pending = lease.pending
-    if isinstance(pending, BudgetExceededError):
-        return pending
-    if pending is None:
+    if lease.pending is None:
         lease.pending = "asking"
 
         def ask() -> None:
@@ -62,6 +61,9 @@ def more(room: Room, lease: ActiveLease, tokens: int) -> Story[BudgetExceededErr
                 lease.gas.reserve(tokens_more)
         except BudgetExceededError as error:
             return _told(room, lease, error)
+        if not lease.plan.slots:
+            _grown(lease, values, extra, tokens_more, target)
+            return None
         try:
             answer: Admission = yield ("admit", lease.key, lease.plan.slots, extra, room.ttl_ms)
         except StoreError as error:
@@ -114,10 +116,15 @@ def _cut(
     line, slot, balance = cause
     room.decisions.single(line.name, "deny", lease.call.provider, lease.call.model, "cut")
     room.tell("cut", line, slot, balance, call=lease.call, now=now, detail=why or f"after {tokens} output tokens")
-    lease.look_at = NEVER
-    return cut(line, slot, balance, tokens, now=now, why=why)
+    return _ended(lease, cut(line, slot, balance, tokens, now=now, why=why))
 
 
 def _told(room: Room, lease: ActiveLease, error: BudgetExceededError) -> BudgetExceededError:
     room.decisions.single(error.budget, "deny", lease.call.provider, lease.call.model, "cut")
+    return _ended(lease, error)
+
+
+def _ended(lease: ActiveLease, error: BudgetExceededError) -> BudgetExceededError:
+    """From now on every look finds this error."""
+    lease.pending, lease.look_at = error, 0
     return error

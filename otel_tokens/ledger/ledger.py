@@ -31,6 +31,7 @@ _BUSY_AGAIN = 0.1  # seconds; who has waited the full time once does not make ev
 _RETRY = 60.0  # seconds until a ledger that failed is tried again
 _LOOK = 1.0  # seconds between two looks whether the file is still there
 _PRUNE_EVERY = 1000  # writes
+_TROUBLES = (sqlite3.Error, OSError, LedgerError, ValueError)  # the last: a path or text that can be none
 # Troubles that trying again does not mend; a full disk, a wrong mode or too many open files may be mended outside.
 _FINAL = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -93,7 +94,7 @@ class Ledger:
                     self._write_with_care(row)
                 else:
                     connection.execute(*row)
-            except (sqlite3.Error, OSError, LedgerError, OverflowError, UnicodeError) as error:
+            except (*_TROUBLES, OverflowError) as error:
                 trouble = self._second_try(error, row)
             self._writes += 1
         if trouble is not None:
@@ -161,7 +162,7 @@ class Ledger:
         try:
             # A value that SQLite cannot hold, or a handler in this very thread closed the file in the meantime.
             self._insert(repaired(row))
-        except (sqlite3.Error, OSError, LedgerError) as worse:
+        except _TROUBLES as worse:
             return self._failed(worse, row)
         return None
 
@@ -187,7 +188,7 @@ class Ledger:
         with self._lock:
             try:
                 step()
-            except (sqlite3.Error, OSError, LedgerError) as error:
+            except _TROUBLES as error:
                 trouble = self._failed(error, None)
         if trouble is not None:
             self._tell(trouble)

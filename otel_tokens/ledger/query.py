@@ -26,6 +26,7 @@ DIMENSIONS: dict[str, str] = {
         for name in (
             "model",
             "response_model",
+            "asked_model",
             "provider",
             "operation",
             "endpoint",

@@ -70,6 +70,7 @@ _MAYBE: dict[str, tuple[str, Any]] = {
     "max_output": ("call.max_output", None),
     "choices": ("call.choices", 1),
     "free": ("call.free", False),
+    "asked_model": ("call.asked_model", None),
     "response_id": ("response_id", None),
     "missing_reason": ("missing_reason", None),
     "chunks": ("chunks", 0),
@@ -156,6 +157,7 @@ def decode(row: tuple[Any, ...]) -> Record:
         choices=get["choices"],
         service_tier=get["request_tier"],
         free=bool(get["free"]),
+        asked_model=get["asked_model"],
         tags=_tags_of(get),
     )
     usage = Usage(

@@ -58,7 +58,9 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 INSERT INTO meta VALUES('ledger', lower(hex(randomblob(16))));
 INSERT INTO meta VALUES('pruned_through', 0);
 """
-MIGRATIONS: tuple[str, ...] = (_CALLS, _TOTALS)
+# What the application asked for, where the guard put a cheaper model in its place.
+_ASKED_MODEL = "ALTER TABLE calls ADD COLUMN asked_model TEXT"
+MIGRATIONS: tuple[str, ...] = (_CALLS, _TOTALS, _ASKED_MODEL)
 VERSION = len(MIGRATIONS)
 
 _PAGE = 2048  # bytes
@@ -78,7 +80,10 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 def resolve(path: str | os.PathLike[str]) -> str:
     """The absolute path: the application may change its directory between two openings."""
-    return str(Path(path).expanduser().absolute())
+    place = Path(path)
+    with contextlib.suppress(RuntimeError):  # a user nobody knows: then it is a name like any other
+        place = place.expanduser()
+    return str(place.absolute())
 
 
 def open_writer(path: str, timeout: float = 5.0) -> sqlite3.Connection:

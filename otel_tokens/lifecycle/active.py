@@ -171,15 +171,15 @@ class ActiveCall:
         safely("read", self.facts.read_whole, payload)
 
     def see_chunk(self, chunk: Any) -> bool:
-        """Take a stream chunk; say whether to hide it from the caller, who did not ask for it."""
-        facts = self.facts
+        """Take a stream chunk; say whether to hide it from the caller. (Parsed chunks: `capture.stream`, inline.)"""
         if self.first is None:
             self.first = time.perf_counter()
-        try:
-            self.glance(facts, chunk)
-        except Exception as error:  # the wall, inline: this runs for every chunk
-            safely("read chunk", _reraise, error)
-        return self.hide_usage and facts.complete and not getattr(chunk, "choices", True)
+        safely("read chunk", self.glance, self.facts, chunk)
+        return self.facts.complete and self.hides(chunk)
+
+    def hides(self, chunk: Any) -> bool:
+        """Whether a chunk is the one with usage and nothing else, which the caller did not ask for."""
+        return self.hide_usage and not getattr(chunk, "choices", True)
 
     def over(self) -> BudgetExceededError | None:
         """Whether the guard wants this stream cut now; one comparison while far from the limit."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from math import inf
 from typing import Any
 
@@ -32,11 +30,11 @@ Query = tuple[str | None, str, str | None, str | None, str | None, str | None]
 
 @dataclass(frozen=True, slots=True)
 class PriceData:
-    """genai-prices' data: its price lists by id, each indexed when it is first asked."""
+    """genai-prices' data: its version, and its price lists by id, each indexed when it is first asked."""
 
+    version: str
     sources: dict[str, Any]
     lists: dict[str, PriceList]
-    updated: str = ""
 
     def list(self, list_id: str) -> PriceList | None:
         """The index of a price list, or None when there is none of that id."""
@@ -48,11 +46,12 @@ class PriceData:
 
 def _load() -> PriceData:
     # Imported here: it takes 0.3 s and brings pydantic and an HTTP client along.
+    from genai_prices import __version__
     from genai_prices.data_snapshot import get_snapshot
 
     snapshot = get_snapshot()
-    updated = f"{snapshot.timestamp:%Y-%m-%dT%H:%M:%S}" if snapshot.from_auto_update else ""
-    return PriceData({provider.id: provider for provider in snapshot.providers}, {}, updated)
+    updated = f" updated {snapshot.timestamp:%Y-%m-%dT%H:%M:%S}" if snapshot.from_auto_update else ""
+    return PriceData(__version__ + updated, {provider.id: provider for provider in snapshot.providers}, {})
 
 
 PRICE_DATA = Background(_load)
@@ -96,12 +95,7 @@ class Catalog:
         """Names the data, so that a price can be looked up again: "genai-prices 0.2.3, shipped 2026-11-23"."""
         if not self._version:
             data = PRICE_DATA.get()
-            try:
-                number = installed_version("genai-prices")
-            except PackageNotFoundError:
-                number = "unknown"
-            if data is not None and data.updated:
-                number += f" updated {data.updated}"
+            number = data.version if data is not None else "unavailable"
             own = f", rules {self._fingerprint}" if self._fingerprint else ""
             self._version = f"genai-prices {number}, shipped {AS_OF}{own}"
         return self._version

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from otel_tokens.safely import report_fault
 
@@ -29,10 +30,8 @@ class Background(Generic[T]):
         self._holding = False
         # Reentrant, because what is being loaded may itself fork.
         self._lock = threading.RLock()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child
-            )
+        with _adding:
+            _all.add(self)
 
     def start(self) -> None:
         """Begin loading in the background, if nobody has. Never blocks, never raises."""
@@ -65,17 +64,57 @@ class Background(Generic[T]):
         """Load anew at the next `get`."""
         self._done = self._started = False
 
-    def _before_fork(self) -> None:
-        # A child must not inherit half-imported modules: their import locks would belong to a thread it hasn't got.
+    def before_fork(self) -> None:
+        """Let the loading under way end.
+
+        A child must not inherit half-imported modules: their import locks would belong to a thread it hasn't got.
+        """
         self._holding = not self._done and self._lock.acquire(timeout=PATIENCE)
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
+        """In the parent: go on."""
         if self._holding:
             self._holding = False
             self._lock.release()
 
-    def _in_child(self) -> None:
+    def in_child(self) -> None:
+        """In the child: whoever was loading is not here."""
         self._lock = threading.RLock()
         self._holding = False
         if not self._done:
             self._started = False
+
+
+# One registration for all: the interpreter never lets go of a hook, nor of what hangs on it.
+_all: weakref.WeakSet[Background[Any]] = weakref.WeakSet()
+_resting: list[Background[Any]] = []
+_adding = threading.Lock()
+
+
+def _before_fork() -> None:
+    while True:
+        with _adding:
+            waiting = [item for item in _all if item not in _resting]
+        if not waiting:
+            return
+        for item in waiting:  # one loading may begin another
+            item.before_fork()
+            _resting.append(item)
+
+
+def _in_parent() -> None:
+    for item in _resting:
+        item.after_fork()
+    _resting.clear()
+
+
+def _in_child() -> None:
+    global _adding
+    _adding = threading.Lock()
+    for item in _resting:
+        item.in_child()
+    _resting.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -97,7 +97,7 @@ def _draw(show: Callable[..., None], report: ReportData, layout: _Layout) -> Non
 
     table = Table(box=box.SIMPLE, show_footer=True, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
     for at, name in enumerate(report.by):
-        table.add_column(Text(_heading(name)), "Total" if at == 0 else "", footer_style="bold", no_wrap=True)
+        table.add_column(Text(_heading(name)), "Total" if at == 0 else "", footer_style="bold", overflow="fold")
     for column in layout.columns:
         heading = column.heading.replace(" ", "\n")
         total = _cell(report.total, column, layout.write, report)

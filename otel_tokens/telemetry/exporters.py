@@ -59,14 +59,14 @@ class PrometheusZeroFirstReader(MetricReader):
         return self._translator.collect()
 
     # The base class's parameters, which it passes by name.
-    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 0, **kwargs: Any) -> None:  # noqa: ARG002
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 0, **kwargs: Any) -> None:
         self._taken.append(metrics_data)
 
-    def force_flush(self, timeout_millis: float = 0) -> bool:  # noqa: ARG002
+    def force_flush(self, timeout_millis: float = 0) -> bool:
         """Nothing to do: values wait for the scraper, and a flush must not count as a scrape."""
         return True
 
-    def shutdown(self, timeout_millis: float = 0, **kwargs: Any) -> None:  # noqa: ARG002
+    def shutdown(self, timeout_millis: float = 0, **kwargs: Any) -> None:
         """Stop serving and free the port."""
         if self.server is not None:
             self.server.close()

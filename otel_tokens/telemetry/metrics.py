@@ -82,7 +82,6 @@ class Metrics:
         self._version = version
         self._budgets: Callable[[], Iterable[BudgetRow]] | None = None
         self._decisions: Callable[[], Iterable[Decided]] | None = None
-        self._decided: dict[tuple[str, str, str, str], int] = {}
         self._budget_points: dict[str, list[Observation]] = {}
         self._budgets_read = 0.0
         self._budgets_lock = threading.Lock()
@@ -203,7 +202,8 @@ class Metrics:
 
     def observe_decisions(self, callback: Callable[[], Iterable[Decided]] | None) -> None:
         """Ask `callback` for the guard's decisions whenever metrics are collected: totals since its start."""
-        self._decisions, self._decided = callback, {}
+        self.totals.take_decisions((), anew=True)
+        self._decisions = callback
 
     def beside_foreign(self, active: bool) -> None:
         """Whether another instrumentation reports the same calls: then leave out the names it uses as well."""
@@ -229,12 +229,8 @@ class Metrics:
         return [Observation(1, {names.VERSION: self._version})]
 
     def _decision_points(self) -> Iterable[Observation]:
-        for budget, decision, provider, model, count in self._decisions() if self._decisions is not None else ():
-            key = (budget, decision, provider, model)
-            new = count - self._decided.get(key, 0)
-            self._decided[key] = count
-            if new > 0:
-                self.totals.decided(budget, decision, provider, model, new)
+        if self._decisions is not None:
+            self.totals.take_decisions(self._decisions())
         return _ints(functools.partial(self.totals.counts, "decisions"))
 
     def _budget(self, name: str) -> Iterable[Observation]:

@@ -7,7 +7,7 @@ before an exporter asks for a float.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ from otel_tokens.telemetry.labels import Cap, Labels, folded
 from otel_tokens.values import Call, Component, Record
 
 Points = list[tuple[Mapping[str, Any], int]]
+Decided = tuple[str, str, str, str]
+"""Budget, decision, provider, model."""
 Cell = TypeVar("Cell", Count, TokenCell, CostCell)
 
 SERIES_LIMIT = 1900
@@ -68,6 +70,7 @@ class Totals:
         self._cap = Cap(self._label_limit)
         self._rows: dict[tuple[Any, ...], Row] = {}
         self._cells: dict[str, dict[Labels, Any]] = {}
+        self._told: dict[Decided, int] = {}
 
     def configure(self, *, metric_attributes: tuple[str, ...], label_limit: int, series_limit: int) -> None:
         """Change the labels from now on; what is counted stays, under the labels it was counted with."""
@@ -170,6 +173,24 @@ class Totals:
                 (names.REQUEST_MODEL, model),
             ]
             self._cell("decisions", Count, self._cap.labels(pairs)).value += count
+
+    def take_decisions(self, rows: Iterable[tuple[str, str, str, str, int]], *, anew: bool = False) -> None:
+        """Count what is new in the totals that a guard keeps: (budget, decision, provider, model, count).
+
+        `anew`: it is another guard, which began at 0. One that has fallen back has begun at 0 by itself.
+        """
+        sums: dict[Decided, int] = {}
+        for budget, decision, provider, model, count in rows:
+            key = (budget, decision, provider, model)
+            sums[key] = sums.get(key, 0) + count
+        with self._lock:
+            told = {} if anew else self._told
+            for key, count in sums.items():
+                before = told.get(key, 0)
+                new = count - before if count >= before else count
+                if new:
+                    self.decided(*key, new)
+            self._told = sums
 
     def fault(self, where: str) -> None:
         """Count a contained fault of ours at `where`, one of our own places."""

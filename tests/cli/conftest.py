@@ -19,7 +19,7 @@ from otel_tokens.values import Record
 
 ROOT = Path(__file__).parents[2]
 CLI = [sys.executable, "-m", "otel_tokens.cli"]
-WAIT = 30.0  # seconds after which a process that should have ended is a failure
+WAIT = 60.0  # seconds after which a process that should have ended is a failure
 
 # What every program under test begins with: `chat(n)` makes n calls of two tokens or so.
 PREAMBLE = """

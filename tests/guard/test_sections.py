@@ -13,7 +13,7 @@ import pytest
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard.budget import Budget
 
-# ---- gas ------------------------------------------------------------------------------------------------------------
+# ---- gas -----------------------------------------------------------------------------------------------------
 
 
 def test_gas_is_used_up_and_readable(kit: Any) -> None:
@@ -136,7 +136,7 @@ def test_a_block_left_in_another_context(kit: Any) -> None:
     asyncio.run(run())
 
 
-# ---- overdraft ----------------------------------------------------------------------------------------------------------
+# ---- overdraft -----------------------------------------------------------------------------------------------
 
 
 def test_overdraft_only_in_a_critical_section_once(kit: Any) -> None:
@@ -177,7 +177,7 @@ def test_without_grace_a_critical_section_changes_nothing(kit: Any) -> None:
         guard.admit(kit.call(), kit.sizes(100, 100))
 
 
-# ---- operations -----------------------------------------------------------------------------------------------------------
+# ---- operations ----------------------------------------------------------------------------------------------
 
 
 def test_operations_have_caps_of_their_own(kit: Any) -> None:

@@ -104,7 +104,7 @@ def test_gas_alone_cuts_streams(kit: Any) -> None:
         assert gas.used <= 500
 
 
-# ---- time -------------------------------------------------------------------------------------------------------------
+# ---- time ----------------------------------------------------------------------------------------------------
 
 
 def test_a_tasks_time_stops_the_next_call_and_a_running_stream(kit: Any) -> None:
@@ -141,7 +141,7 @@ def test_the_summed_time_of_calls(kit: Any) -> None:
         guard.admit(kit.call(), kit.sizes())
 
 
-# ---- a store on the network ------------------------------------------------------------------------------------------------
+# ---- a store on the network ----------------------------------------------------------------------------------
 
 
 class Far(MemoryStore):

@@ -13,7 +13,7 @@ from otel_tokens.values import Call, Cost, Record, Usage
 
 
 def record(call_id: str = "c1", **changes: Any) -> Record:
-    """A believable record; names are fields of Call, Usage and Record; `cost` is a Cost, an amount, or None for unpriced."""
+    """A believable record; `changes` are fields of Call, Usage and Record; `cost` a Cost, an amount, None: unpriced."""
     call: dict[str, Any] = {
         "id": call_id,
         "provider": "openai",

@@ -22,6 +22,7 @@ from otel_tokens.ledger import query
 from otel_tokens.ledger.ledger import Ledger
 from otel_tokens.values import COST_PARTS, TOKEN_FIELDS, Cost, Record
 
+NOON = datetime(2026, 11, 3, 12).timestamp()  # noqa: DTZ001  # local, as the dimensions of time are
 MONEY = st.none() | st.decimals("-1000000", "1000000", allow_nan=False) | st.decimals(0, 1, places=12)
 
 
@@ -69,11 +70,10 @@ def test_sums_equal_the_sum_of_the_rows(make_record, rows: list[dict[str, Any]],
 def day_of_calls(path: str, open_ledger, make_record) -> str:
     """Four calls, an hour apart."""
     ledger = open_ledger(path)
-    noon = datetime(2026, 11, 3, 12).timestamp()
     for at, (session, model) in enumerate([("s1", "gpt-4o"), ("s1", "o3"), ("s2", "o3"), (None, "o3")]):
         tags = {"team": "red" if at % 2 else "blue"} | ({"session": session} if session else {})
         ledger.write(
-            make_record(f"c{at}", model=model, started=noon + 3600 * at, tags=tags, cost=None if at == 3 else "0.1")
+            make_record(f"c{at}", model=model, started=NOON + 3600 * at, tags=tags, cost=None if at == 3 else "0.1")
         )
     return path
 
@@ -83,10 +83,9 @@ def ids(path: str, *limits: float | None, **where: Any) -> list[str]:
 
 
 def test_rows_by_time_and_value(day_of_calls: str) -> None:
-    noon = datetime(2026, 11, 3, 12).timestamp()
     assert ids(day_of_calls) == ["c0", "c1", "c2", "c3"]
-    assert ids(day_of_calls, noon + 3600) == ["c1", "c2", "c3"]
-    assert ids(day_of_calls, noon + 3600, noon + 7200) == ["c1"]  # the end is not part of it
+    assert ids(day_of_calls, NOON + 3600) == ["c1", "c2", "c3"]
+    assert ids(day_of_calls, NOON + 3600, NOON + 7200) == ["c1"]  # the end is not part of it
     assert ids(day_of_calls, session="s1", model="o3") == ["c1"]
     assert ids(day_of_calls, session=None) == ["c3"]
     assert ids(day_of_calls, team="red") == ["c1", "c3"]

@@ -15,7 +15,7 @@ from otel_tokens.ledger.ledger import Ledger
 from otel_tokens.ledger.schema import _migrate, open_writer
 from otel_tokens.values import TOKEN_FIELDS, Call, Component, Cost, Record, Usage
 
-COUNT = st.integers(0, 2**63 - 1)
+COUNT = st.integers(0, 2**61)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 MAYBE = st.none() | TEXT
 SECONDS = st.floats(0, 4e9)
@@ -53,6 +53,7 @@ CALLS = st.builds(
     choices=st.integers(0, 100),
     service_tier=MAYBE,
     free=st.booleans(),
+    asked_model=MAYBE,
     tags=st.dictionaries(st.sampled_from(["session", "task", "agent", "user"]) | TEXT, TEXT, max_size=5),
 )
 COSTS = st.builds(

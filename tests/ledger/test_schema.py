@@ -25,9 +25,10 @@ def version_1(path: str) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(MIGRATIONS[0])
         connection.execute(
-            "INSERT INTO calls(id, started, duration, outcome, provider, endpoint, operation, model, origin, input, output,"
-            " currency, cost_status, cost_source, cost_total, sdk) VALUES('old', 1e9, 1, 'ok', 'openai', 'openai.chat',"
-            " 'chat', 'gpt-4', 'provider', 7, 3, 'USD', 'priced', 'local', '0.5', '')"
+            "INSERT INTO calls(id, started, duration, outcome, provider, endpoint, operation, model, origin, input,"
+            " output, currency, cost_status, cost_source, cost_total, sdk)"
+            " VALUES('old', 1e9, 1, 'ok', 'openai', 'openai.chat', 'chat', 'gpt-4', 'provider', 7, 3,"
+            " 'USD', 'priced', 'local', '0.5', '')"
         )
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute("PRAGMA user_version=1")

@@ -90,6 +90,14 @@ def test_a_file_below_a_file(tmp_path: Path, open_ledger, make_record, told, cap
     disabled_at_once(ledger, make_record, told, caplog, "Not a directory")
 
 
+@pytest.mark.parametrize("name", ["with\0zero", "~nobody-of-this-name/ledger.db"])
+def test_a_path_that_can_be_none(tmp_path: Path, monkeypatch, open_ledger, make_record, told, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    ledger = open_ledger(name, on_error=told.append)
+    ledger.write(make_record())
+    assert ledger.errors == len(told) == ("zero" in name)
+
+
 def test_a_read_only_directory(as_somebody, make_record) -> None:
     folder, run = as_somebody
     os.chmod(folder, 0o555)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -184,6 +186,40 @@ def test_a_child_starts_over_when_the_loading_never_ended(monkeypatch: pytest.Mo
     deadline = time.monotonic() + 10
     while background.get() != "data":
         assert time.monotonic() < deadline
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_waits_for_a_loading_that_another_began() -> None:
+    inner = Slow()
+    kept: list[Background[str]] = []
+    begun, proceed = threading.Event(), threading.Event()
+
+    def outer() -> str:
+        begun.set()
+        assert proceed.wait(10)
+        kept.append(Background(inner))
+        kept[0].start()
+        assert inner.entered.wait(10)
+        return "outer"
+
+    background = Background(outer)
+    background.start()
+    assert begun.wait(10)
+    threading.Timer(0.05, proceed.set).start()
+    threading.Timer(0.1, inner.go.set).start()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if background.get() == "outer" and kept[0].get() == "data" and inner.count == 1 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_was_loaded_goes_with_who_asked_for_it() -> None:
+    background = Background(lambda: "data")
+    gone = weakref.ref(background)
+    del background
+    gc.collect()
+    assert gone() is None
 
 
 def test_reload_takes_new_data() -> None:

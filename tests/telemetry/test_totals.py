@@ -218,6 +218,16 @@ def test_reset_and_configure(make_record):
     assert totals.counts("calls") == totals.costs() == totals.tokens("input") == []
 
 
+def test_a_guard_that_begins_anew_is_counted_from_its_zero():
+    totals = Totals()
+    for count, expected in ((5, 5), (6, 6), (2, 8), (3, 9)):
+        totals.take_decisions([("daily", "deny", "openai", "gpt-4o", count)])
+        assert sums(totals.counts("decisions")) == expected
+    totals.reset()
+    totals.take_decisions([("daily", "deny", "openai", "gpt-4o", 4)])
+    assert sums(totals.counts("decisions")) == 4
+
+
 def test_counters_of_the_other_rooms():
     totals = Totals()
     totals.decided("daily", "deny", "openai", "gpt-4o")

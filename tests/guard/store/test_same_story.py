@@ -95,6 +95,7 @@ def tell(store: Store, clock: Clock, seed: int) -> list[object]:
     clock.ms = clock.ms // 60_000 * 60_000 + 3
     keys: list[tuple[str, tuple[Slot, ...]]] = []
     ended: set[str] = set()
+    lives: dict[str, int] = {}
     seen: list[object] = []
     for n in range(90):
         clock.ms += rng.choice([0, 1, 40, 300, 900, 2500, 7000])
@@ -102,7 +103,7 @@ def tell(store: Store, clock: Clock, seed: int) -> list[object]:
         roll = rng.random()
         if roll < 0.5 or not keys:
             chosen = tuple(rng.sample(now, rng.randint(1, 5)))
-            open_keys = [entry for entry in keys if entry[0] not in ended]
+            open_keys = [entry for entry in keys if entry[0] not in ended and clock.ms < lives.get(entry[0], 0)]
             key = f"k{n}"
             if open_keys and rng.random() < 0.15:  # a stream that asks for more
                 key, chosen = rng.choice(open_keys)
@@ -111,6 +112,8 @@ def tell(store: Store, clock: Clock, seed: int) -> list[object]:
             answer = store.admit(key, chosen, amounts, ttl, rng.choice(["", "", "x", "y"]))
             if ttl:
                 keys.append((key, chosen))
+                if answer.granted:
+                    lives[key] = max(lives.get(key, 0), clock.ms + ttl)
             seen.append(("admit", answer._replace(balances=[tuple(b) for b in answer.balances])))
         elif roll < 0.72:
             key, chosen = rng.choice(keys)
@@ -118,9 +121,10 @@ def tell(store: Store, clock: Clock, seed: int) -> list[object]:
             amounts = [rng.randint(0, 40) * (10**11 if s.unit == "usd" else 1) for s in chosen]
             seen.append(("settle", [tuple(b) for b in store.settle(key, chosen, amounts)]))
         elif roll < 0.8:
-            key = rng.choice(keys)[0]
-            ended.add(key)
-            store.release(key)
+            key, chosen = rng.choice(keys)
+            if not any(s.wall for s in chosen):
+                ended.add(key)
+                store.release(key)
         elif roll < 0.86:
             store.renew(rng.sample([key for key, _ in keys], min(3, len(keys))), 20_000)
         else:

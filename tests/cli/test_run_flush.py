@@ -1,0 +1,177 @@
+"""A program that is terminated hands its telemetry over first, within two seconds, whatever the collector does."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+LIMIT = 8.0  # seconds for an end that takes two; the machine may be busy
+
+
+class Collector:
+    """An OTLP/HTTP collector that keeps what it is sent, by path."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, bytes]] = []
+        self.arrived = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                outer.got.append((self.path, gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                return
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def bodies(self, path: str) -> bytes:
+        return b"".join(body for place, body in self.got if place == path)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+WAITS = "import time; chat(2); ready(); time.sleep(60)"
+
+
+def test_sigterm_flushes_before_the_end(workshop: Any, collector: Collector) -> None:
+    process = workshop.start_program(WAITS, "--otlp", collector.url)
+    start = time.monotonic()
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == -15
+    assert time.monotonic() - start < LIMIT
+    assert b"gen_ai.client.inference.usage.input_tokens" in collector.bodies("/v1/metrics")
+    assert collector.bodies("/v1/traces").count(b"chat gpt-5.4") == 2
+    assert "Traceback" not in err
+
+
+def test_a_silent_collector_does_not_hold_the_end_up(workshop: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = workshop.start_program(WAITS, "-q", "--otlp", url)
+        start = time.monotonic()
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == -15
+    assert time.monotonic() - start < LIMIT
+    assert len(workshop.records) == 2
+
+
+def test_a_programs_own_handler_is_its_own(workshop: Any, collector: Collector) -> None:
+    code = """
+    import signal, time
+    def stop(number, frame):
+        print("stopping", flush=True)
+        sys.exit(3)
+    signal.signal(signal.SIGTERM, stop)
+    chat()
+    ready()
+    time.sleep(60)
+    """
+    process = workshop.start_program(code, "--otlp", collector.url)
+    process.terminate()
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (3, "stopping\n")
+    assert b"input_tokens" in collector.bodies("/v1/metrics")  # by atexit
+
+
+def test_a_handler_that_is_put_back_and_raised_again(workshop: Any, collector: Collector) -> None:
+    # As uvicorn ends: it restores the handlers that it found, and raises the signal once more.
+    code = """
+    import signal, threading
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    chat()
+    ready()
+    stop.wait(60)
+    signal.signal(signal.SIGTERM, before)
+    signal.raise_signal(signal.SIGTERM)
+    """
+    process = workshop.start_program(code, "-q", "--otlp", collector.url)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == -15
+    assert b"input_tokens" in collector.bodies("/v1/metrics")
+
+
+def test_terminated_workers_flush_too(workshop: Any, collector: Collector) -> None:
+    code = """
+    import multiprocessing, time
+    def work():
+        chat(model="worker-model")
+        os.write(1, b"ready\\n")
+        time.sleep(60)
+    if __name__ == "__main__":
+        worker = multiprocessing.get_context("fork").Process(target=work)
+        worker.start()
+        sys.stdin.readline()
+        worker.terminate()
+        worker.join()
+        print(worker.exitcode)
+    """
+    process = workshop.start_program(code, "-q", "--otlp", collector.url)
+    out, err = process.communicate("go\n", timeout=30)
+    assert out == "-15\n", err
+    assert b"worker-model" in collector.bodies("/v1/metrics")
+
+
+def test_one_process_of_a_run_serves_metrics(workshop: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    workshop.program("chat()", "child.py")
+    code = """
+    import subprocess, urllib.request
+    chat()
+    subprocess.run([sys.executable, "child.py"], check=True)
+    url = f"http://127.0.0.1:{os.environ['OTEL_TOKENS_PROMETHEUS_PORT']}/metrics"
+    for _ in range(2):
+        text = urllib.request.urlopen(url, timeout=5).read().decode()
+    print(sum("otel_tokens_calls" in line for line in text.splitlines()) > 0)
+    """
+    done = workshop.run_program(code, options=["--port", str(port)])
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+    assert "cannot serve" not in done.stderr
+    assert len(workshop.records) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the order of a group's signals is Linux's")
+def test_a_signal_to_the_whole_group_ends_once(workshop: Any) -> None:
+    import os
+    import signal
+
+    code = """
+    import signal, time
+    def caught(number, frame):
+        os.write(1, b"caught\\n")
+        time.sleep(0.2)
+        sys.exit(5)
+    signal.signal(signal.SIGTERM, caught)
+    ready()
+    time.sleep(60)
+    """
+    process = workshop.start_program(code, "-q", start_new_session=True)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 5
+    assert out.startswith("caught\n")
