@@ -185,7 +185,8 @@ class Asking:
         if not finished and (yield from self.waiting.more(line, slot, balance, answer.retry_at, answer.now)):
             return False
         why = "finished by hand: " if finished else self.waiting.why
-        raise room.refuse(line, slot, balance, lease_amount(self, line), call=self.call, now=answer.now, why=why)
+        asked = self.values[line.measure]
+        raise room.refuse(line, slot, balance, asked, call=self.call, now=answer.now, why=why)
 
     def shorter(self, answer: Admission) -> bool:
         """Bound the answer so that the call fits what is left, if that may be done and helps."""
@@ -230,11 +231,6 @@ class Asking:
             lease.max_output = self.bound
         self.waiting.over(answer.now)
         return granted(room, lease, answer)
-
-
-def lease_amount(asking: Asking, line: Line) -> int:
-    """What was asked of one line."""
-    return asking.values[line.measure]
 
 
 def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:

@@ -105,6 +105,8 @@ class Meter:
         return cost
 
     def _cost(self, call: Call, model: str, usage: Usage) -> int | None:
+        if call.free:
+            return 0
         total = self.price(call.provider, model, usage, at=call.started, tier=call.service_tier).total
         return None if total is None else nano(total)
 

@@ -149,6 +149,7 @@ def _condition(since: float | None, until: float | None, where: Where | None) ->
         parameters.append(until)
     for name, value in (where or {}).items():
         expressions, names = _expressions([name])
-        parts.append(f"{expressions[0]} IS ?")
-        parameters += [*names, value]
+        # Not "IS ?", for which SQLite would not use an index.
+        parts.append(f"{expressions[0]} IS NULL" if value is None else f"{expressions[0]} = ?")
+        parameters += names if value is None else [*names, value]
     return " AND ".join(parts), parameters

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from decimal import Context, Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from functools import lru_cache
 from itertools import compress
 from operator import attrgetter, ne
@@ -16,8 +16,8 @@ from typing import Any
 
 from otel_tokens.values import COST_PARTS, EMPTY, TOKEN_FIELDS, Call, Component, Cost, Record, Usage
 
-EXACT = Context(prec=400)
-"""Adds any amounts the ledger holds without rounding: see `_MAX_EXPONENT`."""
+EXACT = Context(prec=400, traps=[Inexact, InvalidOperation])
+"""Adds any amounts the ledger holds without rounding (see `_MAX_EXPONENT`), and raises rather than round others."""
 
 # No amount of money is outside 1e±100; what is (a provider may report anything) is refused, so that sums stay exact.
 _MAX_EXPONENT = 100

@@ -148,6 +148,8 @@ def explain(error: BaseException) -> str:
             sqlite3.SQLITE_IOERR: "the disk reports an error",
             sqlite3.SQLITE_BUSY: "another process holds the file",
         }.get(code_of(error))
+        if "user-defined aggregate" in str(error):
+            return "an amount in it cannot be read; `otel-tokens doctor` tells which"
         return f"{words} ({error})" if words else str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

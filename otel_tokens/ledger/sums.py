@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from otel_tokens.ledger.rows import EXACT, money
+from otel_tokens.ledger.rows import EXACT
 from otel_tokens.values import COST_PARTS, TOKEN_FIELDS
 
 ZERO = Decimal(0)
@@ -124,10 +124,12 @@ class _Money:
         self._total = ZERO
 
     def step(self, amount: str | None) -> None:
-        if amount is not None:
-            self._total = EXACT.add(self._total, money(amount))
+        if amount is not None and amount != "0":
+            self._total = EXACT.add(self._total, Decimal(amount))
 
     def finalize(self) -> str:
+        if not self._total.is_finite():
+            raise ValueError("not an amount")  # some row holds a NaN or an infinity, which we never write
         return str(self._total)
 
 

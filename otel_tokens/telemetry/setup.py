@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from otel_tokens.telemetry.exporters import DEFAULT_HOST, DEFAULT_PORT, Promethe
 from otel_tokens.telemetry.flush import Flusher, flush
 from otel_tokens.telemetry.forks import instance_id, renew_instance
 
+SIGNALS = ("traces", "metrics")
 PROMETHEUS = frozenset({"prometheus", "otel_tokens_prometheus"})
 GRPC, HTTP = "grpc", "http/protobuf"
 GRPC_PORT = 4317
@@ -100,9 +101,16 @@ class Providers:
 
 
 def make_providers(
-    wanted: Wanted | None = None, *, resource: Resource | None = None, environ: Mapping[str, str] | None = None
+    wanted: Wanted | None = None,
+    *,
+    resource: Resource | None = None,
+    environ: Mapping[str, str] | None = None,
+    signals: Collection[str] = SIGNALS,
 ) -> Providers:
-    """The providers that `wanted` and the `OTEL_*` variables ask for. Does not make them the global ones."""
+    """The providers that `wanted` and the `OTEL_*` variables ask for. Does not make them the global ones.
+
+    `signals` are those the application has no provider for: "traces", "metrics".
+    """
     env = os.environ if environ is None else environ
     wanted = wanted or Exports()
     made = Providers()
@@ -113,13 +121,13 @@ def make_providers(
         # Without it the counters of several processes are one series that jumps. SDKs before 1.43 leave it out.
         resource = resource.merge(Resource({SERVICE_INSTANCE: str(uuid.uuid4())}))
     plan = _Plan(wanted, env)
-    processors = [p for name in plan.names("traces") if (p := plan.span_processor(name)) is not None]
+    processors = [p for name in plan.names("traces", signals) if (p := plan.span_processor(name)) is not None]
     if processors:
         made.tracer_provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for processor in processors:
             made.tracer_provider.add_span_processor(processor)
     readers: list[MetricReader] = []
-    for name in plan.names("metrics"):
+    for name in plan.names("metrics", signals):
         reader = plan.reader(name)
         if reader is not None:
             readers.append(reader)
@@ -152,8 +160,10 @@ class _Plan:
         self._wanted = wanted
         self._env = env
 
-    def names(self, signal: str) -> list[str]:
+    def names(self, signal: str, signals: Collection[str]) -> list[str]:
         """The exporters of a signal. Unlike the specification's default, none is assumed without an endpoint."""
+        if signal not in signals:
+            return []
         asked = self._env.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
         if asked:
             found = [name.strip() for name in asked.split(",") if name.strip() and name.strip() != "none"]

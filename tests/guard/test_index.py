@@ -80,7 +80,8 @@ def cost(kit: Any, budgets: list[Budget], scopes: int) -> float:
         guard.release(guard.admit(call, sizes))
     best = float("inf")
     for _ in range(3):
-        batch = [replace(call, id=f"{call.id}x{time.monotonic_ns()}") for call in random.Random(1).choices(calls, k=500)]
+        picked = random.Random(1).choices(calls, k=500)
+        batch = [replace(call, id=f"{call.id}x{time.monotonic_ns()}") for call in picked]
         began = time.thread_time()
         for call in batch:
             guard.release(guard.admit(call, sizes))

@@ -69,9 +69,8 @@ def test_changes_that_make_no_sense(kit: Any, op: Any, amount: Any, message: str
         kit.guard(Budget("b", usd=1)).change(op, "b", amount)
 
 
+@pytest.mark.parametrize("store_kind", ["sqlite", "redis"], indirect=True)
 def test_another_terminal_releases_a_refused_task(kit: Any, store_kind: Any) -> None:
-    if not store_kind.shared:
-        pytest.skip("this store is for one process")
     guard = kit.guard(Budget("b", calls=1, per="task"), store=store_kind.open())
     terminal = store_kind.open()
     kit.spend(guard, task="1")

@@ -115,6 +115,19 @@ def test_when_prometheus_is_served(make, environment, prometheus, variables, ser
     assert (providers.prometheus is not None) is served
 
 
+def test_only_what_the_application_lacks(environment, receiver):
+    environ = environment(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
+    wanted = Exports(prometheus=True, prometheus_port=0)
+    providers = make_providers(wanted, environ=environ, signals=("traces",))
+    assert providers.prometheus is providers.meter_provider is None
+    assert providers.tracer_provider is not None
+    providers.shutdown()
+    providers = make_providers(wanted, environ=environ, signals=("metrics",))
+    assert providers.tracer_provider is None
+    assert providers.prometheus is not None
+    providers.shutdown()
+
+
 def test_console(make, environment):
     providers = make(**environment(OTEL_METRICS_EXPORTER="console", OTEL_TRACES_EXPORTER="console"))
     (reader,) = readers(providers)

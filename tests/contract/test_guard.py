@@ -1,0 +1,258 @@
+"""The guard on the real SDKs: refused before anything is sent, cut in mid-stream, changed on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+import otel_tokens
+from otel_tokens import Budget, BudgetExceededError
+from otel_tokens.demo import anthropic_wire, openai_wire
+from otel_tokens.demo.server import ModelServer, Reply, Request
+from otel_tokens.values import Record
+
+HOSTS = [
+    {"match": "127.0.0.1", "path": "/v1", "provider": "openai"},
+    {"match": "127.0.0.1", "provider": "anthropic"},
+]
+MESSAGES: Any = [{"role": "user", "content": "Say something long about the sea."}]
+CLIENTS: list[Any] = []
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A function that instruments with budgets and gives the list of records."""
+    monkeypatch.setenv("OTEL_TOKENS_STRICT", "1")
+
+    def start(*budgets: Any, **settings: Any) -> list[Record]:
+        records: list[Record] = []
+        settings.setdefault("store", "memory")
+        otel_tokens.instrument(
+            config=settings.pop("config", False),
+            ledger=tmp_path / "ledger.db",
+            budgets=budgets,
+            hosts=HOSTS,
+            on_record=records.append,
+            **settings,
+        )
+        return records
+
+    yield start
+    otel_tokens.uninstrument()
+    while CLIENTS:
+        CLIENTS.pop().close()
+
+
+def client(server: ModelServer) -> openai.OpenAI:
+    CLIENTS.append(openai.OpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0))
+    return CLIENTS[-1]
+
+
+def claude(server: ModelServer) -> anthropic.Anthropic:
+    CLIENTS.append(anthropic.Anthropic(api_key="k", base_url=server.url, max_retries=0))
+    return CLIENTS[-1]
+
+
+def ask(made: Any, **more: Any) -> Any:
+    return made.chat.completions.create(model="gpt-4o", messages=MESSAGES, **{"max_tokens": 100, **more})
+
+
+def test_a_loop_is_stopped_at_its_cap_and_nothing_is_sent(guarded: Any, model_server: ModelServer) -> None:
+    records = guarded(Budget("cap", usd="0.01"))
+    made = client(model_server)
+    with pytest.raises(BudgetExceededError) as refused:
+        for _ in range(1000):
+            ask(made)
+    spent = sum(r.cost.total for r in records)
+    assert Decimal("0.005") < spent <= Decimal("0.01")
+    assert len(model_server.requests) == len(records)
+    error = refused.value
+    assert (error.budget, error.unit, error.limit) == ("cap", "usd", Decimal("0.01"))
+    assert error.used == spent
+    (row,) = otel_tokens.guard().status()
+    assert (row.used, row.reserved) == (spent, 0)
+
+
+def test_scopes_follow_tags(guarded: Any, model_server: ModelServer) -> None:
+    guarded(Budget("each", calls=2, per="tenant"))
+    made = client(model_server)
+    for tenant in ("a", "b"):
+        with otel_tokens.tags(tenant=tenant):
+            ask(made)
+            ask(made)
+            with pytest.raises(BudgetExceededError):
+                ask(made)
+    assert len(model_server.requests) == 4
+
+
+def test_async_is_refused_alike(guarded: Any, model_server: ModelServer) -> None:
+    guarded(Budget("calls", calls=1))
+
+    async def go() -> None:
+        async with openai.AsyncOpenAI(api_key="k", base_url=f"{model_server.url}/v1") as made:
+            await ask(made)
+            with pytest.raises(BudgetExceededError):
+                await ask(made)
+
+    asyncio.run(go())
+    assert len(model_server.requests) == 1
+
+
+def test_a_failing_call_gives_its_reservation_back(guarded: Any, make_server: Any) -> None:
+    guarded(Budget("cap", usd="1", calls=5))
+    made = client(make_server(Reply(status=500, body={"error": {"message": "no"}})))
+    for _ in range(8):
+        with pytest.raises(openai.InternalServerError):
+            ask(made)
+    assert all(row.used == 0 and row.reserved == 0 for row in otel_tokens.guard().status())
+
+
+def long_answer(asked: Request) -> Reply:
+    """A model that does not keep to any bound."""
+    text = "the sea is wide and blue and deep " * 400
+    usage = {"prompt_tokens": 20, "completion_tokens": 3200, "total_tokens": 3220}
+    whole = openai_wire.chat_completion(asked["model"], usage, text)
+    include = bool((asked["stream_options"] or {}).get("include_usage"))
+    return Reply(events=openai_wire.chat_events(whole, include_usage=include), delay=0.0005)
+
+
+@pytest.mark.parametrize("cleanly", [False, True], ids=["error", "finish"])
+def test_a_stream_that_overruns_is_cut(guarded: Any, make_server: Any, tmp_path: Path, cleanly: bool) -> None:
+    config = tmp_path / "otel-tokens.yaml"
+    config.write_text(f"guard: {{on_cut: {'finish' if cleanly else 'error'}}}\n")
+    records = guarded(Budget("cap", output_tokens=300), config=config)
+    server = make_server(long_answer)
+    text, finish, cut = "", None, None
+    try:
+        for chunk in ask(client(server), stream=True, max_tokens=250):
+            text += chunk.choices[0].delta.content or ""
+            finish = chunk.choices[0].finish_reason or finish
+    except BudgetExceededError as error:
+        cut = error
+    assert (cut is None) == cleanly
+    assert (finish == "budget") == cleanly
+    (record,) = records
+    assert record.outcome == "cut"
+    assert record.usage.origin == "estimated"
+    # Tokens are estimated from text on the way, so the cut is exact to within the estimate.
+    assert 200 <= record.usage.output <= 330
+    assert server.wait_for(lambda s: len(s.disconnects) == 1)
+    assert server.disconnects[0] < 1000
+
+
+def test_an_async_stream_that_overruns_is_cut(guarded: Any, make_server: Any) -> None:
+    records = guarded(Budget("cap", output_tokens=300))
+    server = make_server(long_answer)
+
+    async def go() -> None:
+        async with openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1") as made:
+            with pytest.raises(BudgetExceededError):
+                async for _ in await ask(made, stream=True, max_tokens=250):
+                    pass
+
+    asyncio.run(go())
+    assert records[0].outcome == "cut"
+    assert server.wait_for(lambda s: len(s.disconnects) == 1)
+
+
+def test_an_anthropic_stream_that_overruns_is_cut(guarded: Any, make_server: Any) -> None:
+    def answer(asked: Request) -> Reply:
+        usage = {"input_tokens": 20, "output_tokens": 3200}
+        whole = anthropic_wire.message(asked["model"], usage, "the sea is wide and blue and deep " * 400)
+        return Reply(events=anthropic_wire.message_events(whole), delay=0.0005)
+
+    records = guarded(Budget("cap", output_tokens=300))
+    server = make_server(answer)
+    with (
+        pytest.raises(BudgetExceededError),
+        claude(server).messages.stream(model="claude-opus-4-1", max_tokens=250, messages=MESSAGES) as stream,
+    ):
+        for _ in stream.text_stream:
+            pass
+    assert (records[0].outcome, records[0].usage.origin) == ("cut", "partial")
+    assert server.wait_for(lambda s: len(s.disconnects) == 1)
+
+
+def test_the_ladder_rewrites_the_model_and_it_shows(guarded: Any, model_server: ModelServer) -> None:
+    records = guarded(
+        Budget("cap", calls=10, ladder=["gpt-4o", "gpt-4o-mini"], thresholds=[{"at": "50%", "actions": ["downgrade"]}])
+    )
+    made = client(model_server)
+    for _ in range(8):
+        ask(made)
+    sent = [asked.json["model"] for asked in model_server.requests]
+    assert sent[:4] == ["gpt-4o"] * 4
+    assert sent[-2:] == ["gpt-4o-mini"] * 2
+    assert records[-1].call.model == "gpt-4o-mini"
+    assert records[-1].call.asked_model == "gpt-4o"
+
+
+def test_output_is_clamped_to_what_is_left(guarded: Any, model_server: ModelServer) -> None:
+    guarded(Budget("cap", output_tokens=400))
+    ask(client(model_server), max_tokens=None)
+    sent = model_server.requests[0].json
+    assert 0 < (sent.get("max_completion_tokens") or sent.get("max_tokens")) <= 400
+
+
+def test_the_cap_of_time_of_one_call_is_its_timeout(guarded: Any, make_server: Any) -> None:
+    import threading
+    import time
+
+    gate = threading.Event()
+    guarded(Budget("slow", seconds=0.4, per="call"))
+    server = make_server(Reply(body={}, hold=gate))
+    started = time.monotonic()
+    try:
+        with pytest.raises(openai.APITimeoutError):
+            ask(client(server))
+    finally:
+        gate.set()
+    assert time.monotonic() - started < 5
+
+
+def test_an_unpriced_model_is_refused_under_a_money_budget(guarded: Any, model_server: ModelServer) -> None:
+    guarded(Budget("cap", usd="1"))
+    with pytest.raises(BudgetExceededError, match="price"):
+        client(model_server).chat.completions.create(model="no-such-model-9", messages=MESSAGES)
+    assert model_server.requests == []
+
+
+def test_a_dropped_stream_leaves_no_reservation(guarded: Any, model_server: ModelServer) -> None:
+    import gc
+
+    from otel_tokens.instrument import flush
+
+    guarded(Budget("cap", usd="1"))
+    stream = ask(client(model_server), stream=True)
+    next(stream)
+    assert otel_tokens.guard().status()[0].reserved > 0
+    del stream
+    gc.collect()
+    flush()
+    (row,) = otel_tokens.guard().status()
+    assert row.reserved == 0
+    assert row.used > 0
+
+
+def test_a_yaml_file_is_enough(guarded: Any, model_server: ModelServer, tmp_path: Path) -> None:
+    config = tmp_path / "otel-tokens.yaml"
+    config.write_text("budgets:\n  - name: run\n    calls: 3\n")
+    records = guarded(config=config)
+    with pytest.raises(BudgetExceededError):
+        for _ in range(10):
+            ask(client(model_server))
+    assert len(records) == 3
+
+
+def test_a_mistake_in_the_file_names_file_line_and_key(guarded: Any, tmp_path: Path) -> None:
+    config = tmp_path / "otel-tokens.yaml"
+    config.write_text("budgets:\n  - name: run\n    usdd: 3\n")
+    with pytest.raises(otel_tokens.ConfigError, match=r"otel-tokens\.yaml:3.*usdd"):
+        guarded(config=config)
