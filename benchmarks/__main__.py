@@ -168,7 +168,7 @@ def memory(calls: int = 20_000) -> float:
 def main() -> int:
     """Print the table."""
     quick = "--quick" in sys.argv
-    global ROUNDS  # noqa: PLW0603
+    global ROUNDS
     if quick:
         ROUNDS = 6
     with tempfile.TemporaryDirectory() as name:

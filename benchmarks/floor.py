@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from opentelemetry.trace import SpanKind, set_span_in_context
 from opentelemetry import context
+from opentelemetry.trace import SpanKind, set_span_in_context
 
 from otel_tokens import conventions as c
 

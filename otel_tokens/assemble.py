@@ -21,6 +21,7 @@ from otel_tokens.conventions import BUDGET_NAME, BUDGET_SCOPE, BUDGET_THRESHOLD_
 from otel_tokens.lifecycle import Engine, Sink
 from otel_tokens.providers.hosts import resolve
 from otel_tokens.providers.registry import providers
+from otel_tokens.safely import on_fault
 from otel_tokens.settings import Settings
 from otel_tokens.shapes import is_dict
 from otel_tokens.values import Cost, Record, Usage
@@ -84,7 +85,9 @@ def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) ->
         engine.guard = make_guard(settings, budgets, pricer, spans, metrics)
         engine.cut_cleanly = guard_option(settings, "on_cut") == "finish"
     context.configure(settings.propagate_tags)
+    on_fault(metrics.fault)
     _patch(settings, engine, patcher)
+    metrics.beside_foreign(bool(foreign.foreign_instrumentors()) and settings.foreign != "own")
     return Runtime(settings, patcher, engine, metrics, ledger, engine.guard, pricer, own)
 
 
@@ -274,7 +277,8 @@ def find_providers(settings: Settings, given: Given) -> tuple[Any, Any, Any]:
         return tracers, meters, None
     from otel_tokens.telemetry.setup import make_providers
 
-    made = make_providers(settings)
+    wanted = (("traces",) if needs_traces else ()) + (("metrics",) if needs_metrics else ())
+    made = make_providers(settings, signals=wanted)
     if needs_traces and made.tracer_provider is not None:
         tracers = made.tracer_provider
     if needs_metrics and made.meter_provider is not None:

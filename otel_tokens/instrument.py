@@ -16,7 +16,7 @@ from otel_tokens.background import Worker
 from otel_tokens.capture.patch import Patcher
 from otel_tokens.capture.watch import when_imported
 from otel_tokens.errors import OtelTokensError
-from otel_tokens.safely import safely
+from otel_tokens.safely import on_fault, safely
 from otel_tokens.settings import Settings, default_ledger, load_settings
 from otel_tokens.usage.normalise import endpoint_of, normalise_block
 from otel_tokens.values import Cost, Record, Usage
@@ -82,15 +82,20 @@ def flush(timeout: float | None = None) -> None:
     """Finish what is queued and hand telemetry over, in at most `timeout` seconds (default: setting flush_timeout)."""
     held = _runtime
     limit = timeout if timeout is not None else held.settings.flush_timeout if held is not None else 2.0
-    _worker.flush(limit)
+    end = time.monotonic() + limit
+
+    def left() -> float:
+        return max(0.0, end - time.monotonic())
+
+    _worker.flush(left())
     if held is None:
         return
     if held.guard is not None:
-        safely("guard.flush", held.guard.flush, limit)
+        safely("guard.flush", held.guard.flush, left())
     if held.ledger is not None:
         safely("ledger.flush", held.ledger.flush)
     if held.providers is not None:
-        safely("telemetry.flush", held.providers.flush, limit)
+        safely("telemetry.flush", held.providers.flush, left())
 
 
 def _close(held: Runtime) -> None:
@@ -103,6 +108,7 @@ def _close(held: Runtime) -> None:
     if held.providers is not None:
         safely("telemetry.shutdown", held.providers.shutdown, held.settings.flush_timeout)
     context.configure(())
+    on_fault(None)
 
 
 _exit_hooked = False
@@ -118,8 +124,11 @@ def _hook_exit() -> None:
 
 
 def _hook_multiprocessing(util: Any) -> None:
+    def forked(_: object) -> None:
+        util.Finalize(None, safely, ("flush at exit", flush), exitpriority=0)
+
     # A forked child forgets its parent's finalizers; what is registered after the fork is kept.
-    util.register_after_fork(_worker, lambda _: util.Finalize(None, safely, ("flush at exit", flush), exitpriority=0))
+    util.register_after_fork(_worker, forked)
 
 
 def normalise(provider: str, raw_usage: Any, *, endpoint: str | None = None) -> Usage:

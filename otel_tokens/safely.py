@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from otel_tokens.errors import BudgetExceededError
@@ -18,6 +19,13 @@ logger = logging.getLogger("otel_tokens")
 T = TypeVar("T")
 
 _told: set[str] = set()
+_listener: Callable[[str], object] | None = None
+
+
+def on_fault(listener: Callable[[str], object] | None) -> None:
+    """Have `listener(where)` told of every contained fault: a counter."""
+    global _listener
+    _listener = listener
 
 
 def strict() -> bool:
@@ -37,6 +45,9 @@ def report_fault(where: str, error: BaseException) -> None:
         error,
         exc_info=error if first else None,
     )
+    if _listener is not None:
+        with suppress(Exception):  # a fault while telling of a fault stays untold
+            _listener(where)
     if strict():
         raise error
 

@@ -88,7 +88,9 @@ def _draw(settings: Settings, findings: Sequence[Finding]) -> None:
             part = finding.part
             click.secho(f"\n{part}", bold=True)
         mark, colour = _MARKS[finding.level]
-        click.echo(f"  {click.style(f'{mark:<4}', fg=None if colour == 'dim' else colour, dim=colour == 'dim')}  ", nl=False)
+        click.echo(
+            f"  {click.style(f'{mark:<4}', fg=None if colour == 'dim' else colour, dim=colour == 'dim')}  ", nl=False
+        )
         click.echo(finding.text)
         if finding.hint:
             click.echo(f"        {click.style(finding.hint, dim=True)}")
@@ -111,12 +113,8 @@ def _object(settings: Settings, findings: Sequence[Finding], *, healthy: bool) -
         "version": _version(),
         "python": platform.python_version(),
         "executable": sys.executable,
-        "findings": [
-            {"part": f.part, "level": f.level, "text": f.text, "hint": f.hint or None} for f in findings
-        ],
-        "settings": {
-            name: {"value": value, "source": source} for name, value, source in configuration.given(settings)
-        },
+        "findings": [{"part": f.part, "level": f.level, "text": f.text, "hint": f.hint or None} for f in findings],
+        "settings": {name: {"value": value, "source": source} for name, value, source in configuration.given(settings)},
     }
 
 

@@ -15,6 +15,7 @@ from otel_tokens.settings import Settings, default_ledger, load_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
 class Moment(click.ParamType):
     """A point in time as reports understand it: "7d" (ago), "today", an ISO date or time (local)."""
 

@@ -110,9 +110,7 @@ def _run(command: list[str], options: Options) -> None:
     process.leave(status)
 
 
-def _launch(
-    command: list[str], options: Options, settings: Settings, tags: dict[str, str], folder: str
-) -> int:
+def _launch(command: list[str], options: Options, settings: Settings, tags: dict[str, str], folder: str) -> int:
     ledger = _ledger(options, settings, folder)
     this = _session(folder, tags, options.budget)
     env = _environment(options, settings, this, ledger)
@@ -134,6 +132,7 @@ def _launch(
             quiet=options.quiet,
             json_file=options.report_json,
             budgets=_budget_lines(options, settings, ledger, began),
+            known_ledger=options.ledger is None and options.config is None,
         )
     except OtelTokensError as error:
         click.echo(f"otel-tokens: no report: {error}", err=True)
@@ -224,7 +223,7 @@ def _session(folder: str, tags: dict[str, str], budget: str | None) -> session.S
     from otel_tokens.providers.registry import providers
 
     outer = session.current()
-    identity = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    identity = f"{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     sdks = tuple(dict.fromkeys(provider.package for provider in providers()))
     if outer is None:
         return session.Session(identity, folder, "run", tags, budget, sdks)
@@ -270,5 +269,3 @@ def _with_hint(message: str, word: str) -> str:
     if word == "python":
         return f"{message}; this Python is {sys.executable}"
     return message
-
-

@@ -178,9 +178,7 @@ def _fail(clients: Clients) -> None:
     import openai  # late: optional
 
     with contextlib.suppress(openai.RateLimitError):
-        clients.openai.chat.completions.create(
-            model="gpt-5.4", messages=_user(_QUESTION), extra_headers={FAIL: "429"}
-        )
+        clients.openai.chat.completions.create(model="gpt-5.4", messages=_user(_QUESTION), extra_headers={FAIL: "429"})
 
 
 STEPS: tuple[Step, ...] = (

@@ -11,10 +11,10 @@ from otel_tokens.guard import units
 from otel_tokens.guard.clamping import fitting_output
 from otel_tokens.guard.drive import Story
 from otel_tokens.guard.gas import current_critical, current_gas
-from otel_tokens.guard.index import Plan
 from otel_tokens.guard.lease import ActiveLease
 from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import UnpricedError
+from otel_tokens.guard.plan import Plan
 from otel_tokens.guard.room import Room
 from otel_tokens.guard.steering import Steering
 from otel_tokens.guard.store.base import Admission, StoreError

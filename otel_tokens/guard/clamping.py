@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from otel_tokens.guard import units
-from otel_tokens.guard.index import Plan
 from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import Meter
+from otel_tokens.guard.plan import Plan
 from otel_tokens.values import Call, CallSizes
 
 _ATTEMPTS = 6

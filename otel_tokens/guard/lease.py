@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from otel_tokens.guard.gas import Gas
-from otel_tokens.guard.index import Plan
 from otel_tokens.guard.line import NEVER
+from otel_tokens.guard.plan import Plan
 from otel_tokens.values import Call, CallSizes, Lease
 
 

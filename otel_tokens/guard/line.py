@@ -27,6 +27,7 @@ class Line:
         "_turn",
         "budget",
         "clamp_at",
+        "counts_operations",
         "downgrade_at",
         "hard",
         "ladder",
@@ -55,6 +56,7 @@ class Line:
         self.name = budget.name
         self.unit = limit.unit
         self._limit = limit
+        self.counts_operations = units.family(limit.unit) == units.OPERATIONS
         self.hard = budget.enforce == "hard"
         self.scope_keys = budget.scope_keys
         self.window = budget.span
@@ -129,7 +131,11 @@ def scope_name(keys: Sequence[str], values: Sequence[str]) -> str:
 
     A value that is missing is empty: calls without the tag share one scope. Values are cut at 200 characters.
     """
-    return ",".join(f"{key}={value[:200].translate(_ESCAPES)}" for key, value in zip(keys, values, strict=True))
+    return ",".join([f"{key}={_plain(value)}" for key, value in zip(keys, values, strict=True)])
+
+
+def _plain(value: str) -> str:
+    return value[:200] if value.isalnum() else value[:200].translate(_ESCAPES)
 
 
 def slot_key(line: Line, scope: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from otel_tokens.guard.index import Plan
 from otel_tokens.guard.learned import Learned
 from otel_tokens.guard.lease import ActiveLease
 from otel_tokens.guard.options import Estimate, GuardOptions, Price
+from otel_tokens.guard.plan import Plan
 from otel_tokens.guard.sized import sized
 from otel_tokens.guard.units import nano
 from otel_tokens.values import Call, CallSizes, Record, Usage

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from otel_tokens.guard.drive import SLEEP, Story
-from otel_tokens.guard.index import Plan
 from otel_tokens.guard.ladder import step_down
 from otel_tokens.guard.line import Line
+from otel_tokens.guard.plan import Plan
 from otel_tokens.guard.room import Room
 from otel_tokens.guard.store.base import Balance, Slot, StoreError
 from otel_tokens.safely import logger

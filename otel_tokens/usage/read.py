@@ -100,7 +100,7 @@ def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
         if value is None:
             continue
         key = prefix + name if prefix else name
-        kind: type[Any] = type(value)
+        kind: Any = type(value)
         if kind is int or (kind is not bool and isinstance(value, (int, float, str, Decimal))):
             if value or not into.get(key):
                 into[key] = value

@@ -94,7 +94,8 @@ def caught(number, frame):
 for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
     signal.signal(getattr(signal, name), caught)
 ready()
-time.sleep(60)
+while True:
+    time.sleep(0.05)
 """
 
 

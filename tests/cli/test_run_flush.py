@@ -51,7 +51,14 @@ def collector() -> Iterator[Collector]:
     made.server.server_close()
 
 
-WAITS = "import time; chat(2); ready(); time.sleep(60)"
+# Not one long sleep: Python may miss a signal that arrives in the instant before it.
+WAITS = """
+import time
+chat(2)
+ready()
+while True:
+    time.sleep(0.05)
+"""
 
 
 def test_sigterm_flushes_before_the_end(workshop: Any, collector: Collector) -> None:
@@ -87,7 +94,8 @@ def test_a_programs_own_handler_is_its_own(workshop: Any, collector: Collector) 
     signal.signal(signal.SIGTERM, stop)
     chat()
     ready()
-    time.sleep(60)
+    while True:
+        time.sleep(0.05)
     """
     process = workshop.start_program(code, "--otlp", collector.url)
     process.terminate()
@@ -104,7 +112,8 @@ def test_a_handler_that_is_put_back_and_raised_again(workshop: Any, collector: C
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     chat()
     ready()
-    stop.wait(60)
+    while not stop.wait(0.05):
+        pass
     signal.signal(signal.SIGTERM, before)
     signal.raise_signal(signal.SIGTERM)
     """
@@ -121,7 +130,8 @@ def test_terminated_workers_flush_too(workshop: Any, collector: Collector) -> No
     def work():
         chat(model="worker-model")
         os.write(1, b"ready\\n")
-        time.sleep(60)
+        while True:
+            time.sleep(0.05)
     if __name__ == "__main__":
         worker = multiprocessing.get_context("fork").Process(target=work)
         worker.start()
@@ -168,7 +178,8 @@ def test_a_signal_to_the_whole_group_ends_once(workshop: Any) -> None:
         sys.exit(5)
     signal.signal(signal.SIGTERM, caught)
     ready()
-    time.sleep(60)
+    while True:
+        time.sleep(0.05)
     """
     process = workshop.start_program(code, "-q", start_new_session=True)
     os.killpg(process.pid, signal.SIGTERM)

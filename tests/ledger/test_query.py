@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections import defaultdict
@@ -93,6 +94,7 @@ def test_rows_by_time_and_value(day_of_calls: str) -> None:
     assert ids(day_of_calls, **{"tag:model": None}) == ["c0", "c1", "c2", "c3"]
     assert ids(day_of_calls, nosuchtag="x") == []
     assert ids(day_of_calls, **{"x'; DROP TABLE calls; --": "x"}) == []
+    assert len(ids(day_of_calls, pid=str(os.getpid()))) == 4  # as a command line has it
     assert ids(day_of_calls, day="2026-11-03", hour="2026-11-03 13:00") == ["c1"]
 
 

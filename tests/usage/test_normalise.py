@@ -269,5 +269,5 @@ def test_the_endpoint_of_a_block_is_found() -> None:
     assert endpoint_of("openai", {"input_tokens": 1}).name == "openai.responses"
     assert endpoint_of("anthropic", {"input_tokens": 1}).name == "anthropic.messages"
     assert endpoint_of("zai", {"input_tokens": 1, "cache_read_input_tokens": 0}).name == "anthropic.messages"
-    with pytest.raises(ValueError, match="known are .*openai.chat"):
+    with pytest.raises(ValueError, match=r"known are .*openai.chat"):
         endpoint_of("openai", {}, "openai.chatt")

@@ -119,6 +119,9 @@ def _flush_on_sigterm() -> None:
     Only where nobody handles the signal. Servers that do (gunicorn, uvicorn) replace this handler; gunicorn's workers
     end by `sys.exit`, and so by `atexit`; uvicorn restores the handlers it found and raises the signal again, so this
     one runs then. Programs started with exec have the default again; forked children inherit the handler.
+
+    The price, as of any handler in Python: it runs when the main thread next executes Python code. A signal that
+    arrives in the instant before a blocking call waits for the end of that call, or for the next signal.
     """
     try:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -127,7 +130,7 @@ def _flush_on_sigterm() -> None:
         pass  # not the main thread: an embedded interpreter
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (signal's signature)
+def _terminated(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # a second one must not cut the flush short
     try:
         _flush()

@@ -38,9 +38,7 @@ def place_options(function: F) -> F:
     """--store, --ledger and --config."""
     function = config_option(function)
     function = click.option("--ledger", metavar="PATH", help="The ledger beside which the budgets are.")(function)
-    return click.option("--store", metavar="URL", help="sqlite:///PATH or redis://… (default: settings).")(
-        function
-    )
+    return click.option("--store", metavar="URL", help="sqlite:///PATH or redis://… (default: settings).")(function)
 
 
 @contextmanager
@@ -54,9 +52,7 @@ def opened(store: str | None, ledger: str | None, config: str | None, *, make: b
     settings = settings_of(config, store=store)
     address = _address(settings, ledger)
     missing = address.startswith(_SQLITE) and not Path(address.removeprefix(_SQLITE)).exists()
-    held = open_store(
-        "memory" if missing and not make else address, timeout=max(settings.store_timeout, _PATIENCE)
-    )
+    held = open_store("memory" if missing and not make else address, timeout=max(settings.store_timeout, _PATIENCE))
     try:
         yield Place(held, address, tuple(budgets(settings)))
     finally:

@@ -200,6 +200,8 @@ def _store(settings: Settings) -> Iterator[Finding]:
             place.store.rows(limit=1)
             yield Finding(part, "ok", f"{_without_password(place.address)} answers")
     except StoreError as error:
-        yield Finding(part, "error", f"the store does not answer: {error}", f"then the guard fails {settings.store_fail}")
+        yield Finding(
+            part, "error", f"the store does not answer: {error}", f"then the guard fails {settings.store_fail}"
+        )
     except ConfigError as error:
         yield Finding(part, "error", str(error))

@@ -80,7 +80,7 @@ def _patched(provider: Provider) -> tuple[list[TargetState], str]:
         patcher.uninstall()
 
 
-def _pass(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:  # noqa: ARG001 (wrapt's signature)
+def _pass(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     return wrapped(*args, **kwargs)
 
 

@@ -33,9 +33,7 @@ class CannotStart(Exception):  # noqa: N818
         super().__init__(message)
 
 
-def run(
-    command: Sequence[str], env: Mapping[str, str], tick: Callable[[], float] = lambda: 3600.0
-) -> int:
+def run(command: Sequence[str], env: Mapping[str, str], tick: Callable[[], float] = lambda: 3600.0) -> int:
     """Run `command` until it ends and return its wait status. Raises CannotStart.
 
     `tick` is called now and then; it returns after how many seconds it wants to be called again.

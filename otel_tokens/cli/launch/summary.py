@@ -25,10 +25,11 @@ def summarise(
     quiet: bool,
     json_file: str | None,
     budgets: Sequence[str] = (),
+    known_ledger: bool = False,
 ) -> None:
     """Print the report of the run and the state of `budgets` on stderr, and write the report to `json_file`.
 
-    Raises LedgerError and ConfigError.
+    `known_ledger`: `otel-tokens report` finds the ledger without being told. Raises LedgerError and ConfigError.
     """
     notes = session.notes()
     found = _report(session, ledger, since, by or ("model",))
@@ -49,7 +50,8 @@ def summarise(
     if len(budgets) > _MANY_BUDGETS:
         _say(f"{len(budgets) - _MANY_BUDGETS} more budgets: otel-tokens budget list")
     if found is not None and found.total.calls and not ledger.startswith(session.folder):
-        _say(f"kept in {_short(ledger)}; this table again: otel-tokens report --run {session.id}")
+        where = "" if known_ledger else f" --ledger {_short(ledger)}"
+        _say(f"this table again: otel-tokens report --run {session.id}{where}")
 
 
 def _report(session: Session, ledger: str, since: float, by: Sequence[str]) -> Report | None:
@@ -71,7 +73,10 @@ def _troubles(notes: Sequence[tuple[State, str]]) -> list[str]:
     missing = list(dict.fromkeys(words for state, words in notes if state == "missing"))
     failed = list(dict.fromkeys(words for state, words in notes if state == "failed"))
     return [
-        *(f"{python} has no otel_tokens, its calls are not counted; pip install it there" for python in missing[:_MANY]),
+        *(
+            f"{python} has no otel_tokens, its calls are not counted; pip install it there"
+            for python in missing[:_MANY]
+        ),
         *(f"some calls are not counted: {reason}" for reason in failed[:_MANY]),
     ]
 

@@ -58,35 +58,33 @@ class MemoryStore(Store):
     ) -> Admission:
         """Reserve on all `slots` or none."""
         now = self._clock()
-        accounts: list[Account] = []
+        balances: list[Balance] = []
         with self._lock:
             if now >= self._reap_at:
                 self._reap(now)
+            if not ttl_ms or key in self._leases:
+                return self._admit(_Request(key, slots, amounts, ttl_ms, critical, now))
             known = self._accounts.known
             # The short way: accounts seen through these very slots before, with room. It decides nothing itself.
             for slot, amount in zip(slots, amounts, strict=True):
                 account = known.get(slot.key)
-                if (
-                    account is None
-                    or account.slot is not slot
-                    or not account.plain
-                    or amount > account.limit - account.used - account.reserved
-                    or now >= account.until
-                ):
-                    return self._admit(_Request(key, slots, amounts, ttl_ms, critical, now))
-                accounts.append(account)
-            if not ttl_ms or key in self._leases:
-                return self._grant(_Request(key, slots, amounts, ttl_ms, critical, now), accounts)
-            balances: list[Balance] = []
-            for account, amount in zip(accounts, amounts):  # noqa: B905 (their lengths were compared above)
-                account.reserved = reserved = account.reserved + amount
+                if account is None or account.slot is not slot or not account.plain or now >= account.until:
+                    break
+                reserved = account.reserved + amount
+                if account.used + reserved > account.limit:
+                    break
+                account.reserved = reserved
                 account.updated = now
                 balances.append((account.used, reserved, account.limit))
-            expires = now + ttl_ms
-            self._leases[key] = Held(expires, slots, amounts, ())
-            if expires < self._reap_at:  # noqa: PLR1730 (min() costs a call)
-                self._reap_at = expires
-            return Admission(True, now, balances)
+            else:
+                expires = now + ttl_ms
+                self._leases[key] = Held(expires, slots, amounts, ())
+                if expires < self._reap_at:  # noqa: PLR1730 (min() costs a call)
+                    self._reap_at = expires
+                return Admission(True, now, balances)
+            for slot, amount, _ in zip(slots, amounts, balances):  # noqa: B905 (as far as the short way got)
+                known[slot.key].reserved -= amount
+            return self._admit(_Request(key, slots, amounts, ttl_ms, critical, now))
 
     def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
         """Give back the lease, book the actual amounts."""

@@ -87,7 +87,7 @@ class Wire:
             "rows", [bulk(after or low), bulk(high), bulk(PAGE), bulk(scope or ""), bulk(int(scope is not None))]
         )
 
-    def change(self, budget: str, op: str, unit: str | None, amount: int, scope: str | None, after: str) -> Request:  # noqa: PLR0917
+    def change(self, budget: str, op: str, unit: str | None, amount: int, scope: str | None, after: str) -> Request:
         """Change a page of accounts."""
         low, high = _bounds(budget, scope)
         what = [bulk(budget), bulk(op), bulk(unit or ""), bulk(amount)]

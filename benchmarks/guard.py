@@ -1,0 +1,195 @@
+"""What the guard costs: admit and settle on each store, against the barest thing that could do the same."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import socket
+import sqlite3
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.guard import Guard
+from otel_tokens.guard.store.open import open_store
+from otel_tokens.values import Call, CallSizes, Cost, Record, Usage, make
+
+ROUNDS = 15
+USAGE = Usage(input=1200, output=80, origin="provider")
+COST = Cost(*[Decimal("0.001")] * 2, *[Decimal(0)] * 4, status="priced")  # type: ignore[arg-type]
+CALL = Call(
+    id="1",
+    provider="openai",
+    endpoint="openai.chat",
+    operation="chat",
+    model="gpt-4o",
+    started=time.time(),
+    max_output=500,
+    tags={"tenant": "acme", "session": "s", "task": "t", "user": "u"},
+)
+SIZES = CallSizes(input_tokens_estimate=1200, input_upper=1500, output_bound=500)
+FIVE = [
+    Budget("day", usd="1000000", window="day"),
+    Budget("tenant", usd="1000000", per="tenant"),
+    Budget("session", tokens=10**12, per="session"),
+    Budget("task", calls=10**9, per="task"),
+    Budget("user", usd="1000000", per="user", window="month"),
+]
+
+
+def price(*_: Any, **__: Any) -> Cost:
+    """A price that costs nothing to find: pricing is measured elsewhere."""
+    return COST
+
+
+def guarded(url: str, budgets: list[Budget]) -> tuple[Guard, Callable[[], None]]:
+    """A guard on a store, and one admission with its settlement."""
+    guard = Guard(budgets, open_store(url, timeout=5.0), price=price)
+    calls = fresh_calls()
+
+    def one() -> None:
+        call = next(calls)
+        lease = guard.admit(call, SIZES)
+        if lease is not None:
+            guard.settle(lease, Record(call=call, usage=USAGE, cost=COST, outcome="ok", duration=1.0))
+
+    return guard, one
+
+
+def fresh_calls() -> Iterator[Call]:
+    """Calls with ids of their own: a lease belongs to one call."""
+    values = dict(vars(CALL))
+    return (make(Call, {**values, "id": f"call-{number}"}) for number in itertools.count())
+
+
+def compare(floor: Callable[[], None], ours: Callable[[], None], calls: int, *, wall: bool) -> tuple[float, float]:
+    """Microseconds a call of both, medians over interleaved rounds."""
+    clock = time.perf_counter_ns if wall else time.process_time_ns
+    took: dict[str, list[float]] = {"floor": [], "ours": []}
+    for _ in range(ROUNDS):
+        for name, step in (("floor", floor), ("ours", ours)):
+            started = clock()
+            for _call in range(calls):
+                step()
+            took[name].append((clock() - started) / calls / 1000)
+    return statistics.median(took["floor"]), statistics.median(took["ours"])
+
+
+def memory() -> None:
+    """In memory, against a lock and a dictionary."""
+    lock, used = threading.Lock(), dict.fromkeys(range(5), 0)
+
+    def bare() -> None:
+        for amount in (5, -3):
+            with lock:
+                for key in range(5):
+                    used[key] += amount
+
+    guard, ours = guarded("memory", FIVE)
+    floor, took = compare(bare, ours, 2000, wall=False)
+    print(f"memory, five budgets     floor {floor:7.2f} us   admit+settle {took:8.2f} us   (target <= 10 us)")
+    guard.close()
+    many = [Budget(f"b{n}", usd="1000000", match={"model": f"other-{n}"}) for n in range(995)]
+    guard, ours = guarded("memory", FIVE + many)
+    _, among = compare(bare, ours, 2000, wall=False)
+    print(f"memory, among 1,000      {'':21}admit+settle {among:8.2f} us   ({among / took:.2f} x of five)")
+    guard.close()
+
+
+def sqlite(folder: Path) -> None:
+    """On SQLite, against one bare indexed UPDATE in a transaction."""
+    connection = sqlite3.connect(folder / "floor.db", isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("CREATE TABLE used (key TEXT PRIMARY KEY, amount INTEGER) WITHOUT ROWID")
+    connection.execute("INSERT INTO used VALUES ('day', 0)")
+
+    def bare() -> None:
+        connection.execute("UPDATE used SET amount = amount + 1 WHERE key = 'day'")
+
+    guard, ours = guarded(f"sqlite:///{folder / 'guard.db'}", FIVE[:1])
+    floor, took = compare(bare, ours, 200, wall=False)
+    # admit and settle are two transactions, so two of the floor's.
+    print(f"sqlite, one budget       floor {2 * floor:7.2f} us   admit+settle {took:8.2f} us   ({took / 2 / floor:.2f} x)")
+    guard.close()
+    connection.close()
+
+
+@contextmanager
+def redis_server() -> Iterator[str | None]:
+    """A redis-server on a free loopback port, or None where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        yield None
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        server = subprocess.Popen(
+            [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def redis() -> None:
+    """On Redis: one admission against one bare EVALSHA round trip."""
+    with redis_server() as url:
+        if url is None:
+            print("redis: not measured (apt-get install redis-server)")
+            return
+        import redis as client_library
+
+        client = client_library.Redis.from_url(url)
+        for _ in range(100):
+            try:
+                client.ping()
+                break
+            except client_library.ConnectionError:
+                time.sleep(0.05)
+        script = client.script_load("return redis.call('HINCRBY', KEYS[1], 'used', ARGV[1])")
+
+        def bare() -> None:
+            client.evalsha(script, 1, "{floor}", 1)
+
+        guard = Guard(FIVE[:1], open_store(url, timeout=5.0), price=price)
+
+        calls = fresh_calls()
+
+        def ours() -> None:
+            lease = guard.admit(next(calls), SIZES)
+            if lease is not None:
+                guard.release(lease)
+
+        bare()
+        ours()
+        # Settlements run behind the caller's back, so the round trip is the admission's alone.
+        floor, took = compare(bare, ours, 100, wall=True)
+        print(f"redis, one budget        EVALSHA {floor:5.1f} us   admit {took:15.2f} us   ({took / floor:.2f} x, target 1.15)")
+        guard.close()
+        client.close()
+
+
+def main() -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory() as name:
+        memory()
+        sqlite(Path(name))
+        redis()
+
+
+if __name__ == "__main__":
+    main()
