@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from opentelemetry import metrics as otel_metrics
@@ -81,6 +82,8 @@ def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) ->
     if given.on_record is not None:
         sinks.append(("on_record", given.on_record))
     engine = Engine(price=pricer, spans=spans, sinks=tuple(sinks), worker=worker, foreign=settings.foreign)
+    if isinstance(pricer, LatePricer):
+        pricer.then = partial(setattr, engine, "price")  # one hop less for every further call
     if budgets:
         engine.guard = make_guard(settings, budgets, pricer, spans, metrics)
         engine.cut_cleanly = guard_option(settings, "on_cut") == "finish"
@@ -139,11 +142,14 @@ class LatePricer:
         self._made: Any = None
         self._making = Background(_pricer)
         self._making.start()
+        self.then: Callable[[Any], object] | None = None
 
     def __call__(self, *args: Any, **keywords: Any) -> Cost:
         """Price, as `Pricer` does."""
         if self._made is None:
             self._made = self._making.get()
+            if self.then is not None:
+                self.then(self._made)
         return self._made(*args, **keywords)
 
     def __getattr__(self, name: str) -> Any:

@@ -74,6 +74,7 @@ def uninstrument() -> None:
         if held is None:
             return
         held.patcher.uninstall()
+        _end_parked(held)
         flush()
         _close(held)
 
@@ -98,6 +99,20 @@ def flush(timeout: float | None = None) -> None:
         safely("telemetry.flush", held.providers.flush, left())
 
 
+def _end_parked(held: Runtime) -> None:
+    """Record the calls that still run at the provider: without usage, as nobody will poll for them here."""
+    parked = held.engine.parked
+    while parked:
+        parked.pop(next(iter(parked))).end("ok")
+
+
+def _at_exit() -> None:
+    held = _runtime
+    if held is not None:
+        safely("parked calls", _end_parked, held)
+    safely("flush at exit", flush)
+
+
 def _close(held: Runtime) -> None:
     if held.guard is not None:
         safely("guard.close", held.guard.close)
@@ -119,13 +134,13 @@ def _hook_exit() -> None:
     global _exit_hooked
     if not _exit_hooked:
         _exit_hooked = True
-        atexit.register(safely, "flush at exit", flush)
+        atexit.register(_at_exit)
         when_imported("multiprocessing.util", _hook_multiprocessing)
 
 
 def _hook_multiprocessing(util: Any) -> None:
     def forked(_: object) -> None:
-        util.Finalize(None, safely, ("flush at exit", flush), exitpriority=0)
+        util.Finalize(None, _at_exit, exitpriority=0)
 
     # A forked child forgets its parent's finalizers; what is registered after the fork is kept.
     util.register_after_fork(_worker, forked)

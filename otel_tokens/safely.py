@@ -52,10 +52,10 @@ def report_fault(where: str, error: BaseException) -> None:
         raise error
 
 
-def safely(where: str, step: Callable[..., T], *args: object) -> T | None:
+def safely(where: str, step: Callable[..., T], *args: object, **keywords: object) -> T | None:
     """Run one of our own steps. Its fault is reported and None returned; `BudgetExceededError` passes."""
     try:
-        return step(*args)
+        return step(*args, **keywords)
     except BudgetExceededError:
         raise
     except Exception as error:  # the wall: whatever it is, it is ours

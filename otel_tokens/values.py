@@ -101,7 +101,7 @@ TOKEN_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Usage) if f.type ==
 """The names of all integer fields of `Usage`, in order: the ledger's token columns."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: `make`
 class Cost:
     """The money of one call. Components add up to `total`; all are None when the price is unknown (never 0).
 

@@ -44,7 +44,8 @@ class Drivers:
         """Around `SyncAPIClient.request(cast_to, options, *, stream, stream_cls)`."""
         exchange = safely("open", self._open, client, args, keywords)
         if exchange is None:
-            return wrapped(*args, **keywords)
+            result = wrapped(*args, **keywords)
+            return self._poll(result, args, keywords) if self.engine.parked else result
         active = exchange.active
         active.admit()
         exchange.apply()
@@ -71,7 +72,8 @@ class Drivers:
         """`request` for `AsyncAPIClient.request`."""
         exchange = safely("open", self._open, client, args, keywords)
         if exchange is None:
-            return await wrapped(*args, **keywords)
+            result = await wrapped(*args, **keywords)
+            return self._poll(result, args, keywords) if self.engine.parked else result
         active = exchange.active
         await active.aadmit()
         exchange.apply()
@@ -111,6 +113,24 @@ class Drivers:
         ):
             exchange.ask_for_usage(body)
         return exchange
+
+    def _poll(self, result: Any, args: Arguments, keywords: Keywords) -> Any:
+        """Look whether a request that is not billed has found the answer of a parked call."""
+        options: Options = keywords["options"] if "options" in keywords else args[1]
+        active = parked_at(options.url, self.provider, self.engine.parked)
+        if active is not None:
+            safely("poll", self._polled, active, result, streamed=bool(keywords.get("stream")))
+        return result
+
+    def _polled(self, active: ActiveCall, result: Any, *, streamed: bool) -> None:
+        response = _response_of(result)
+        if response is None:
+            active.polled(result)
+        elif streamed or not response.is_closed:
+            active.unpark()
+            attach(response, active)
+        else:
+            active.polled(_json(response))
 
     # ---- streams, retries, the SDK's own spans ----------------------------------------------------------------
     def stream(self, wrapped: Wrapped, stream: Any, args: Arguments, keywords: Keywords) -> Any:
@@ -221,15 +241,29 @@ class Exchange:
             return
         response = _response_of(result)
         if response is None:
-            active.see(result)
-            active.end("ok")
+            self._whole(result)
         elif not response.is_closed or self.streamed:
             # A closed response of a stream holds its events in memory: they are still to be parsed.
             active.engine.worker.ensure()
             attach(response, active)
         else:
-            active.see(_json(response))
+            self._whole(_json(response))
+
+    def _whole(self, payload: Any) -> None:
+        active = self.active
+        active.see(payload)
+        background = active.endpoint.background
+        if background is None or not (active.body or {}).get(background) or not active.park():
             active.end("ok")
+
+
+def parked_at(url: str, provider: Provider, parked: Mapping[str, ActiveCall]) -> ActiveCall | None:
+    """The parked call that a request to `url` asks about ("/responses/resp_1", with or without "/cancel")."""
+    path = url.partition("?")[0]
+    for endpoint in provider.endpoints:
+        if endpoint.poll is not None and endpoint.poll in path:
+            return parked.get(path.rpartition(endpoint.poll)[2].partition("/")[0])
+    return None
 
 
 def _response_of(result: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -18,9 +18,14 @@ import click
 from otel_tokens.cli.group import fail
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
+    from otel_tokens.demo.show import Screen
     from otel_tokens.demo.workload import Step
+    from otel_tokens.guard.events import Event
+    from otel_tokens.values import Record
 
 SDKS = ("openai", "anthropic")
 _DELAY = 0.004  # seconds between the chunks of a stream
@@ -73,28 +78,55 @@ def _play(console: Console, ledger: str, *, keep: bool) -> None:
 
     began = time.time()
     versions = " and ".join(f"{name} {_version(name)}" for name in SDKS)
-    console.print(f"[bold]{versions}[/bold] against a model server on this machine. Nothing leaves it.\n")
-    screen = show.LiveScreen(console) if console.is_terminal else show.PlainScreen(console)
-    pause = _PAUSE if console.is_terminal else 0.0
-
-    def before(step: Step) -> None:
-        screen.step(step)
-        time.sleep(pause)
-
+    console.print(f"[bold]{versions}[/bold] against a model server on this machine.\n")
+    make: Callable[[Console], show.Screen] = show.LiveScreen if console.is_terminal else show.PlainScreen
+    stage = _Stage(make(console), _PAUSE if console.is_terminal else 0.0)
     with ModelServer(workload.respond(Model(_DELAY))) as server:
-        port = urlsplit(server.url).port or 0
-        hosts = workload.hosts(port)
-        with _metered(ledger=ledger, hosts=hosts, on_record=screen.record):
-            with screen:
-                workload.run(workload.make_clients(server.url), before)
+        hosts = workload.hosts(urlsplit(server.url).port or 0)
+        with _metered(ledger=ledger, hosts=hosts, on_record=stage.record, budgets=[workload.budget(stage.event)]):
+            clients = workload.make_clients(server.url)
+            with stage.screen:
+                workload.run(clients, stage.before)
                 flush()
+            console.rule("[bold]a budget", align="left")
+            stage.screen = make(console)
+            with stage.screen:
+                refusal = workload.run_budget(clients, stage.before)
+                flush()
+                if refusal is not None:
+                    stage.screen.notice(f"100 %: refused, nothing was sent. {refusal}")
+            console.print()
             _report(console, ledger, began)
             _scrape(console)
     _next(console, ledger if keep else None)
 
 
+class _Stage:
+    """Hands what happens to the screen of the moment."""
+
+    def __init__(self, screen: Screen, pause: float) -> None:
+        self.screen = screen
+        self._pause = pause
+
+    def before(self, step: Step) -> None:
+        """A step begins."""
+        self.screen.step(step)
+        time.sleep(self._pause)
+
+    def record(self, record: Record) -> None:
+        """A call has ended."""
+        self.screen.record(record)
+
+    def event(self, event: Event) -> None:
+        """The guard says something; the refusal speaks for itself."""
+        if event.kind != "threshold":
+            return
+        what = "from here on a cheaper model" if event.threshold.startswith("90") else "a warning"
+        self.screen.notice(f"{event.threshold}: {what} (budget {event.budget}: {event.used} of {event.limit} USD used)")
+
+
 @contextmanager
-def _metered(**options: Any) -> Iterator[None]:
+def _metered(**options: Any) -> Generator[None]:
     from otel_tokens.instrument import instrument, uninstrument
 
     instrument(prometheus=True, prometheus_port=0, **options)
@@ -105,12 +137,17 @@ def _metered(**options: Any) -> Iterator[None]:
 
 
 def _report(console: Console, ledger: str, since: float) -> None:
+    from otel_tokens.cli.budgets.rows import Line, sentence
+    from otel_tokens.instrument import guard
     from otel_tokens.reports.report import report
 
     console.rule("[bold]otel-tokens report", align="left")
     for by in ("model", "agent"):
         table = report(ledger, by=by, since=since).table(console.width, color=console.is_terminal)
         console.out(table, highlight=False)
+    for row in guard().status():
+        console.out(sentence(Line(row.name, row.scope, row.unit, row.limit, row)), highlight=False)
+    console.print()
 
 
 def _scrape(console: Console) -> None:
@@ -122,11 +159,12 @@ def _scrape(console: Console) -> None:
     url = _metrics_url()
     if url is None:
         return
+    text = ""
     for _ in range(2):  # the first scrape shows each new series as 0, so that increase() sees its first value
         with urlopen(url, timeout=5) as answer:  # noqa: S310 (loopback)
             text = answer.read().decode()
     console.rule(f"[bold]curl {url}", align="left")
-    for line in excerpt(text):
+    for line in excerpt(text, console.width):
         console.print(line, markup=False, soft_wrap=True)
     console.print()
 
@@ -144,13 +182,13 @@ def _next(console: Console, ledger: str | None) -> None:
     option = f" --ledger {ledger}" if ledger else ""
     console.rule("[bold]next", align="left")
     rows = (
-        ("otel-tokens run python your_app.py", "the same for your own program, its code untouched"),
-        (f"otel-tokens report{option} --by day --by model", "what it cost"),
-        ("otel-tokens prices claude-sonnet-4-6", "where a price comes from"),
+        ("otel-tokens run python your_app.py", "your own program, its code untouched"),
+        (f"otel-tokens report{option} --by day", "what it cost"),
+        ("otel-tokens prices gpt-5.4", "where a price comes from"),
         ("otel-tokens doctor", "what is metered here, and what is not"),
     )
     for line, words in rows:
-        console.print(f"  {line:<42} [dim]{words}[/dim]", soft_wrap=True)
+        console.print(f"  {line:<36} [dim]{words}[/dim]", soft_wrap=True)
 
 
 def _version(name: str) -> str:

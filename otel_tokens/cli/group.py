@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import logging
@@ -29,10 +30,8 @@ def fail(message: str, code: int = MISTAKE) -> NoReturn:
 
 
 def _say(message: str, path: str = "otel-tokens") -> None:
-    try:
+    with contextlib.suppress(OSError):  # nobody listens any more; the exit code still speaks
         print(f"{path}: {message}", file=sys.stderr, flush=True)
-    except OSError:
-        pass  # nobody listens any more; the exit code still speaks
 
 
 class Commands(click.Group):
@@ -58,7 +57,9 @@ class Commands(click.Group):
             ctx.fail(f"no such command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(  # pyright: ignore[reportIncompatibleMethodOverride]  (what click adds by name is in `extra`)
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
         """As click's, but an error is one line on stderr and never a traceback."""
         extra["standalone_mode"] = False
         _log_in_lines()

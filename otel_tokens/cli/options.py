@@ -16,18 +16,12 @@ from otel_tokens.settings import Settings, default_ledger, load_settings
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Moment(click.ParamType):
-    """A point in time as reports understand it: "7d" (ago), "today", an ISO date or time (local)."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Unix seconds."""
-        try:
-            found = moment(value, time.time())
-        except ConfigError as error:
-            self.fail(error.reason, param, ctx)
-        return 0.0 if found is None else found
+def read_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Callback of an option: a point in time as reports understand it, in unix seconds; None stays None."""
+    try:
+        return moment(value, time.time())
+    except ConfigError as error:
+        raise click.BadParameter(error.reason, ctx, param) from None
 
 
 def config_option(function: F) -> F:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from otel_tokens.cli.options import Moment, config_option, settings_of
+from otel_tokens.cli.options import config_option, read_moment, settings_of
 
 if TYPE_CHECKING:
     from otel_tokens.pricing.explain import Explanation, PricedRate
@@ -41,7 +41,7 @@ Exit code 1: no price is known for the model.
 @click.argument("model")
 @click.option("--provider", metavar="NAME", help="Who bills: openai, aws.bedrock, moonshot_ai … (default: its maker).")
 @click.option("--tier", metavar="TIER", help="Service tier: batch, flex, priority, fast …")
-@click.option("--at", type=Moment(), metavar="TIME", help="The price at that time (default: now).")
+@click.option("--at", callback=read_moment, metavar="TIME", help="The price at that time (default: now).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, amounts as text.")
 @config_option
 def command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from otel_tokens.cli.options import Moment, config_option, ledger_option, ledger_path
+from otel_tokens.cli.options import config_option, ledger_option, ledger_path, read_moment
 
 
 @click.command(
@@ -29,8 +29,8 @@ Examples:
 """,
 )
 @click.option("--by", multiple=True, metavar="WHAT", help="Group by this; may be repeated (default: model).")
-@click.option("--since", type=Moment(), metavar="TIME", help="Only calls from then on.")
-@click.option("--until", type=Moment(), metavar="TIME", help="Only calls before then.")
+@click.option("--since", callback=read_moment, metavar="TIME", help="Only calls from then on.")
+@click.option("--until", callback=read_moment, metavar="TIME", help="Only calls before then.")
 @click.option("--where", multiple=True, metavar="WHAT=VALUE", help="Only calls with this; may be repeated.")
 @click.option("--run", metavar="ID", help="Only calls of this `otel-tokens run`.")
 @click.option("--json", "form", flag_value="json", help="As JSON: exact amounts, stable fields.")

@@ -17,12 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_NOTES = {
-    "abandoned": "abandoned: output estimated",
-    "error": "failed",
-    "cancelled": "cancelled",
-    "cut": "cut by the guard",
-}
+_NOTES = {"abandoned": "abandoned", "error": "failed", "cancelled": "cancelled", "cut": "cut"}
 
 
 class Screen(Protocol):
@@ -42,14 +37,21 @@ class Screen(Protocol):
         """A call has ended; from any thread."""
         ...
 
+    def notice(self, words: str) -> None:
+        """Something to say about the calls."""
+        ...
+
 
 def cells(record: Record) -> tuple[str, ...]:
     """A record as the cells of a row: agent, model, input, cached, output, cost, remark."""
     usage = record.usage
     known = usage.origin != "missing"
-    cost = price(record.cost.total, record.cost.currency) if record.cost.total is not None else ""
-    if record.cost.status == "unpriced" and known:
-        cost = "unpriced"
+    cost = "unpriced" if known else ""
+    if record.cost.total is not None and known:
+        cost = price(record.cost.total, record.cost.currency)
+    remark = _NOTES.get(record.outcome, "")
+    if record.call.asked_model:
+        remark = remark or "downgraded"
     return (
         record.tags.get("agent", ""),
         record.call.model,
@@ -57,7 +59,7 @@ def cells(record: Record) -> tuple[str, ...]:
         f"{usage.cache_read:,}" if usage.cache_read else "",
         f"{usage.output:,}" if known else "",
         cost,
-        _NOTES.get(record.outcome, ""),
+        remark,
     )
 
 
@@ -92,6 +94,11 @@ class PlainScreen:
         with self._lock:
             self._console.print("  ".join(parts), markup=False)
 
+    def notice(self, words: str) -> None:
+        """A line of its own."""
+        with self._lock:
+            self._console.print(f"  {words}", markup=False, style="yellow", soft_wrap=True)
+
 
 class LiveScreen:
     """A table that grows in place, for a terminal."""
@@ -123,6 +130,10 @@ class LiveScreen:
         with self._lock:
             self._rows.append(cells(record))
 
+    def notice(self, words: str) -> None:
+        """Stands above the table from then on."""
+        self._live.console.print(words, markup=False, style="yellow")
+
     def _draw(self) -> Table:
         from rich import box
         from rich.table import Table
@@ -130,12 +141,13 @@ class LiveScreen:
 
         with self._lock:
             rows, words = list(self._rows), self._words
-        table = Table(box=box.SIMPLE, pad_edge=False, caption=words or None, caption_justify="left")
+        table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+        table.caption, table.caption_justify = words or None, "left"
         for heading in ("Agent", "Model"):
             table.add_column(heading, no_wrap=True)
         for heading in ("Input", "Cached", "Output", "Cost"):
             table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("", style="yellow")
+        table.add_column("", style="yellow", no_wrap=True)
         for row in rows:
             table.add_row(*map(Text, row))
         return table
@@ -161,13 +173,15 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     _prometheus(c.COST): (_label(c.REQUEST_MODEL), _label(c.TOKEN_TYPE)),
     _prometheus(c.PRICING_MISSES): (_label(c.REQUEST_MODEL),),
     _prometheus(c.USAGE_MISSING): (_label(c.REQUEST_MODEL), _label(c.REASON)),
+    _prometheus(c.BUDGET_USAGE_RATIO, ""): (_label(c.BUDGET_NAME),),
+    _prometheus(c.BUDGET_DECISIONS): (_label(c.BUDGET_DECISION),),
     _prometheus(c.DURATION, "_count"): (_label(c.REQUEST_MODEL), _label(c.ERROR_TYPE)),
 }
-_MOST = 4  # series shown of each metric
+_MOST = 3  # series shown of each metric
 
 
-def excerpt(metrics: str) -> Iterable[str]:
-    """Some lines of a scrape, with the labels that tell series apart and "…" for the others."""
+def excerpt(metrics: str, width: int) -> Iterable[str]:
+    """Some lines of a scrape: of some metrics the series that fit, with the labels that tell them apart."""
     found: dict[str, list[str]] = {}
     for line in metrics.splitlines():
         sample = _SAMPLE.fullmatch(line)
@@ -177,7 +191,7 @@ def excerpt(metrics: str) -> Iterable[str]:
         shown = ",".join(f'{name}="{labels[name]}"' for name in _SHOWN[sample["name"]] if labels.get(name))
         found.setdefault(sample["name"], []).append(f"  {{{shown},…}} {sample['value']}")
     for name in _SHOWN:
-        series = found.get(name, [])
+        series = sorted(found.get(name, []), key=lambda line: len(line) > width)  # stable: what fits comes first
         if series:
             yield name
             yield from series[:_MOST]

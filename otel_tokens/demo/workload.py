@@ -17,6 +17,8 @@ from otel_tokens.context import tags
 from otel_tokens.demo import openai_wire
 from otel_tokens.demo.model import Model
 from otel_tokens.demo.wire import Reply, Request
+from otel_tokens.errors import BudgetExceededError
+from otel_tokens.guard.budget import Budget
 from otel_tokens.settings import HostRow
 
 SESSION = "demo"
@@ -55,6 +57,11 @@ class Step:
     run: Callable[[Clients], Awaitable[object] | object]
 
 
+BUDGET_TASK = "souvenirs"
+BUDGET_USD = "0.0085"
+_MOST_CALLS = 40  # should the guard ever not stop the loop
+
+
 class MissingSdkError(Exception):
     """The demo's SDKs are not installed."""
 
@@ -83,7 +90,7 @@ def make_clients(url: str) -> Clients:
     except ImportError as error:
         raise MissingSdkError(str(error)) from None
     plain: dict[str, Any] = {"api_key": "demo", "max_retries": 0, "timeout": 20}
-    at = {provider: plain | {"base_url": url + path} for provider, path in PATHS.items()}
+    at: dict[str, dict[str, Any]] = {name: {**plain, "base_url": url + path} for name, path in PATHS.items()}
     return Clients(
         openai=openai.OpenAI(**at["openai"]),
         async_openai=openai.AsyncOpenAI(**at["openai"]),
@@ -103,14 +110,13 @@ def run(clients: Clients, before: Callable[[Step], object], steps: tuple[Step, .
                 if inspect.iscoroutine(result):
                     # In a copy of this context, or the tags would not be seen.
                     runner.run(result, context=contextvars.copy_context())
-        runner.run(_close(clients))
+        if steps is None:  # connections of async clients belong to this loop
+            runner.run(_close(clients))
 
 
 async def _close(clients: Clients) -> None:
     for client in (clients.async_openai, clients.async_anthropic, clients.moonshot):
         await client.close()
-    for client in (clients.openai, clients.anthropic):
-        client.close()
 
 
 def _user(text: str) -> list[Any]:
@@ -194,3 +200,36 @@ STEPS: tuple[Step, ...] = (
     Step("a model nobody has a price for", "reviewer", "review", _unknown),
     Step("a call that fails", "reviewer", "review", _fail),
 )
+
+
+def budget(tell: Callable[[Any], object]) -> Budget:
+    """A small budget for one task, with an action at 70, 90 and 100 %; `tell` takes the guard's events."""
+    return Budget(
+        "trip",
+        usd=BUDGET_USD,
+        match={"task": BUDGET_TASK},
+        ladder=["claude-opus-4-5", "claude-haiku-4-5"],
+        thresholds={70: tell, 90: [tell, "downgrade"], 100: tell},
+    )
+
+
+def _loop(clients: Clients) -> None:
+    """An agent that never has enough: it asks for the same thing until it is refused."""
+    for _ in range(_MOST_CALLS):
+        clients.anthropic.messages.create(
+            model="claude-opus-4-5", max_tokens=60, messages=_user("One more souvenir, please.")
+        )
+
+
+BUDGET_STEPS: tuple[Step, ...] = (
+    Step(f"an agent in a loop, with {BUDGET_USD} USD to spend", "shopper", BUDGET_TASK, _loop),
+)
+
+
+def run_budget(clients: Clients, before: Callable[[Step], object]) -> BudgetExceededError | None:
+    """The loop under its budget; the refusal that ended it."""
+    try:
+        run(clients, before, BUDGET_STEPS)
+    except BudgetExceededError as error:
+        return error
+    return None

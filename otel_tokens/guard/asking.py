@@ -11,6 +11,7 @@ from otel_tokens.guard import units
 from otel_tokens.guard.clamping import fitting_output
 from otel_tokens.guard.drive import Story
 from otel_tokens.guard.gas import current_critical, current_gas
+from otel_tokens.guard.granting import granted, unpriced, without_store
 from otel_tokens.guard.lease import ActiveLease
 from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import UnpricedError
@@ -22,6 +23,7 @@ from otel_tokens.guard.waiting import Waiting
 from otel_tokens.values import Call, CallSizes
 
 _ROUNDS = 16
+_SHORTENED = frozenset({units.USD, units.TOKENS, units.OUTPUT_TOKENS})
 
 
 def admission(room: Room, call: Call, sizes: CallSizes) -> Story[ActiveLease | None]:
@@ -186,7 +188,7 @@ class Asking:
             return False
         why = "finished by hand: " if finished else self.waiting.why
         asked = self.values[line.measure]
-        raise room.refuse(line, slot, balance, asked, call=self.call, now=answer.now, why=why)
+        raise room.refuse(line, slot, balance, asked, call=self.call, now=answer.now, retry_at=answer.retry_at, why=why)
 
     def shorter(self, answer: Admission) -> bool:
         """Bound the answer so that the call fits what is left, if that may be done and helps."""
@@ -229,60 +231,19 @@ class Asking:
             self.steering.tell_downgrade(self.model, answer.now)
         if self.bound is not None:
             lease.max_output = self.bound
+            self.tell_clamp(lease, answer)
         self.waiting.over(answer.now)
         return granted(room, lease, answer)
 
-
-def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
-    """Complete a lease with what the store answered."""
-    plan = lease.plan
-    lease.expires = (answer.now + room.ttl_ms) / 1000
-    warn = room.running_low and room.warns(plan, answer.balances)
-    if warn:
-        lease.decision = "warn"
-    if plan.watched is not None or lease.gas is not None:
-        lease.look_at = lease.output = lease.values[plan.watched or "output_tokens"]
-    if plan.timed:
-        for line, (used, _, limit) in zip(plan.lines, answer.balances, strict=True):
-            if line.hard and line.unit == units.SECONDS:
-                lease.limit_time(max(0.001, (limit - used) / 1000))
-        for line in plan.caps:
-            if line.hard and line.unit == units.SECONDS:
-                lease.limit_time(line.now(answer.now)[2] / 1000)
-    if plan.graceful:
-        tell_overdraft(room, lease, answer)
-    if plan.slots:
-        room.decisions.call(plan.tally, warn=warn)
-        room.keeper.hold(lease)
-    return lease
-
-
-def tell_overdraft(room: Room, lease: ActiveLease, answer: Admission) -> None:
-    """Say when a call goes beyond a limit under grace."""
-    plan = lease.plan
-    for line, slot, balance in zip(plan.lines, plan.slots, answer.balances, strict=True):
-        if line.hard and slot.grace and balance[0] + balance[1] > balance[2]:
-            room.tell("overdraft", line, slot, balance, call=lease.call, now=answer.now)
-
-
-def without_store(room: Room, lease: ActiveLease, error: StoreError) -> ActiveLease:
-    """A lease without a reservation: what the call costs is still charged once the store answers again."""
-    refusal = room.without_store(error, lease.call)
-    if refusal is not None:
-        if lease.gas is not None:
-            lease.gas.settle(lease.gas_tokens, 0)
-        room.keeper.settle(lease.key, (), ())  # it may have been granted all the same
-        raise refusal from error
-    if lease.sent_model != lease.call.model:
-        lease.model = lease.sent_model
-    return lease
-
-
-def unpriced(room: Room, plan: Plan, call: Call) -> BudgetExceededError:
-    """The refusal of a model without a price under a money budget."""
-    now = room.store.now()
-    line = next(line for line in (*plan.lines, *plan.caps) if line.hard and line.unit == units.USD)
-    slot = next((s for ln, s in zip(plan.lines, plan.slots, strict=True) if ln is line), None) or line.slot("", "", now)
-    why = f"no price is known for model {call.model!r} of {call.provider}, so its cost cannot be bounded; "
-    room.tell("unpriced", line, slot, (0, 0, slot.limit), call=call, now=now, detail=why.rstrip("; "))
-    return room.refuse(line, slot, (0, 0, slot.limit), 0, call=call, now=now, why=why)
+    def tell_clamp(self, lease: ActiveLease, answer: Admission) -> None:
+        """Say that the answer was made shorter, by the budget with the least left."""
+        plan = lease.plan
+        rows = [
+            (balance[2] - balance[0] - balance[1], line, slot, balance)
+            for line, slot, balance in zip(plan.lines, plan.slots, answer.balances, strict=True)
+            if line.hard and line.unit in _SHORTENED
+        ]
+        if rows:
+            _, line, slot, balance = min(rows, key=lambda row: row[0])
+            detail = f"at most {self.bound} output tokens"
+            self.room.tell("clamp", line, slot, balance, call=self.call, now=answer.now, detail=detail)

@@ -55,8 +55,8 @@ def booked(room: Room, lease: ActiveLease, bookings: Sequence[Booking]) -> None:
         return
     now = time.time()
     room.burn.append((now, plan.slots, bookings))
-    for (_, after, _, limit), mark, slot in zip(bookings, plan.first_marks, plan.slots, strict=True):
-        if after >= mark or limit < slot.limit:
+    for booking, share in zip(bookings, plan.first_shares, strict=True):
+        if booking[1] * 1000 >= booking[3] * share:
             room.running_low = True
             room.crossed(plan.lines, plan.slots, bookings, call=lease.call, now=int(now * 1000))
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from contextvars import ContextVar, Token
@@ -16,6 +17,16 @@ V = TypeVar("V")
 _current_gas: ContextVar[Gas | None] = ContextVar("otel_tokens_gas", default=None)
 _current_critical: ContextVar[str] = ContextVar("otel_tokens_critical", default="")
 _lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held it, and is not here to let go.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def current_gas() -> Gas | None:

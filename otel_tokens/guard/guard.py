@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -85,23 +86,35 @@ class Guard:
         """
         return run(admission(self._room, call, sizes), self.store)
 
+    def reserve(
+        self, provider: str, model: str, *, input_tokens: int, max_output: int | None = None, operation: str = "chat"
+    ) -> ActiveLease | None:
+        """`admit` for a call that is not patched: its likely input in tokens, its bound on output, current tags.
+
+        End it with `settle(lease, Usage(...))`, or `release(lease)` if it was never billed.
+        """
+        tags = self._room.options.tags()
+        call = Call(uuid.uuid4().hex, provider, f"{provider}.{operation}", operation, model, time.time(), tags=tags)
+        return self.admit(call, CallSizes(input_tokens, input_tokens, max_output))
+
     async def aadmit(self, call: Call, sizes: CallSizes) -> ActiveLease | None:
         """`admit` that never blocks the event loop."""
         return await arun(admission(self._room, call, sizes), self.store)
 
     def look(self, lease: Lease, output_tokens: int) -> BudgetExceededError | None:
         """The error to end a stream with that has produced about `output_tokens`; one comparison if all is well."""
-        if not isinstance(lease, ActiveLease) or output_tokens < lease.look_at:
+        at = lease.look_at
+        if at is None or output_tokens < at or not isinstance(lease, ActiveLease):
             return None
         return look(self._room, lease, output_tokens)
 
-    def settle(self, lease: Lease, record: Record | Usage) -> None:
+    def settle(self, lease: Lease | None, record: Record | Usage) -> None:
         """Replace the reservation by what the call did cost. Idempotent; never waits for a network."""
         if not isinstance(lease, ActiveLease):
             return
         closing.close(self._room, lease, self._record(lease, record) if isinstance(record, Usage) else record)
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease | None) -> None:
         """Give the reservation back: nothing was billed. Idempotent."""
         if isinstance(lease, ActiveLease):
             closing.release(self._room, lease)

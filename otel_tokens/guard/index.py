@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from otel_tokens.guard.declare import CALL_KEYS, Condition
 from otel_tokens.guard.line import NEVER, Line, scope_name, slot_key
-from otel_tokens.guard.plan import Plan, Shape, first_mark, shape_of
+from otel_tokens.guard.plan import Plan, Shape, shape_of
 from otel_tokens.guard.store.base import Slot
 from otel_tokens.values import Call
 
@@ -33,8 +33,8 @@ class Index:
         self._shapes: dict[tuple[Line, ...], Shape] = {}
         self._plans: dict[tuple[str | None, ...], Plan] = {}
         self._old_plans: dict[tuple[str | None, ...], Plan] = {}
-        self._slots: dict[str, tuple[Slot, int]] = {}
-        self._old_slots: dict[str, tuple[Slot, int]] = {}
+        self._slots: dict[str, Slot] = {}
+        self._old_slots: dict[str, Slot] = {}
 
     def _add(self, line: Line) -> None:
         conditions = line.budget.conditions
@@ -69,7 +69,7 @@ class Index:
     def operations(self, tags: Mapping[str, str], units: Sequence[str], now: int) -> tuple[list[Line], list[Slot]]:
         """The lines that count these operations ("operations", "operations:file_edit") under these tags."""
         lines = [line for line in self._matching(tags) if line.unit in units]
-        return lines, [self._slot(line, tags, now)[0] for line in lines]
+        return lines, [self._slot(line, tags, now) for line in lines]
 
     def _make(self, kind: tuple[str, str], facts: Mapping[str, str], now: int) -> Plan:
         lines = [line for line in self._matching(facts) if not line.counts_operations]
@@ -77,26 +77,22 @@ class Index:
             self._shapes.clear()
         shape = shape_of(self._shapes, lines)
         slots: list[Slot] = []
-        marks: list[int] = []
         until = NEVER
         for line in shape.lines:
-            slot, mark = self._slot(line, facts, now)
-            slots.append(slot)
-            marks.append(mark)
+            slots.append(self._slot(line, facts, now))
             turns = line.now(now)[3]
             if turns < until:  # noqa: PLR1730 (min() costs a call)
                 until = turns
-        return Plan(kind, shape, tuple(slots), tuple(marks), until=until)
+        return Plan(kind, shape, tuple(slots), until)
 
-    def _slot(self, line: Line, facts: Mapping[str, str], now: int) -> tuple[Slot, int]:
-        """The slot of a line, the same object for all calls of one scope and window; and its first mark."""
+    def _slot(self, line: Line, facts: Mapping[str, str], now: int) -> Slot:
+        """The slot of a line; the same object for all calls of one scope and window, by which stores know it."""
         scope = scope_name(line.scope_keys, [facts.get(key, "") for key in line.scope_keys]) if line.scope_keys else ""
         key = slot_key(line, scope)
         start, end, limit, _ = line.now(now)
         found = self._slots.get(key) or self._old_slots.get(key)
-        if found is None or found[0].start != start or found[0].end != end or found[0].limit != limit:
-            slot = line.slot(scope, key, now)
-            found = slot, first_mark(line, slot)
+        if found is None or found.start != start or found.end != end or found.limit != limit:
+            found = line.slot(scope, key, now)
         if len(self._slots) >= MAX_SLOTS:
             self._old_slots, self._slots = self._slots, {}
         self._slots[key] = found

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 from otel_tokens.guard.gas import Gas
-from otel_tokens.guard.line import NEVER
 from otel_tokens.guard.plan import Plan
 from otel_tokens.values import Call, CallSizes, Lease
 
@@ -15,7 +14,7 @@ class ActiveLease(Lease):
     """`Lease`, with what the guard remembers of the call.
 
     `model`, `max_output` (per choice) and `timeout` (seconds) are None where the request stays as it is.
-    `look_at`: a stream needs a look once it has produced that many output tokens, not before.
+    `look_at`: a stream needs a look once it has produced that many output tokens, not before (None: never).
     """
 
     # The base is frozen for everybody else; here fields change under the guard's own hands. As this very
@@ -30,7 +29,7 @@ class ActiveLease(Lease):
     timeout: float | None = None
     expected_tokens: int = 0
     output: int = 0
-    look_at: int = NEVER
+    look_at: int | None = None
     deadline: float | None = None
     gas: Gas | None = None
     gas_tokens: int = 0

@@ -67,7 +67,7 @@ class Meter:
             "output_tokens": output,
         }
         if plan.priced:
-            values["usd"] = self.money(plan, call, model, self.upper(sizes, output), sizes.cache_write)
+            values["usd"] = self.money(plan, call, model, sized(given, output), sizes.cache_write)
         if plan.expected:
             usage = self.expected(call, model, sizes, output)
             values["~tokens"] = usage.input + usage.output
@@ -95,9 +95,12 @@ class Meter:
 
     def money(self, plan: Plan, call: Call, model: str, usage: Usage, cache_write: str | None) -> int:
         """Nano-USD of `usage`; the dearer of plain and cache-writing input if the request asks for caching."""
-        cost = self._cost(call, model, usage)
-        if cost is None:
+        if call.free:
+            return 0
+        total = self.price(call.provider, model, usage, at=call.started, tier=call.service_tier).total
+        if total is None:
             return self._unpriced(plan, call, usage)
+        cost = nano(total)
         if cache_write is not None:
             written = replace(usage, cache_write=usage.input, **{cache_write: usage.input})
             other = self._cost(call, model, written)

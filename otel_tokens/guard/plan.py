@@ -17,6 +17,7 @@ class Shape:
     __slots__ = (
         "caps",
         "expected",
+        "first_shares",
         "hard_money",
         "lines",
         "measures",
@@ -35,6 +36,7 @@ class Shape:
         self.lines = lines
         self.caps = caps
         self.measures = tuple(line.measure for line in lines)
+        self.first_shares = tuple(line.thresholds[0].permille if line.thresholds else NEVER for line in lines)
         self.units = tuple(measure.removeprefix("~") for measure in self.measures)
         self.needed = frozenset(line.measure for line in every)
         self.money = USD in self.units
@@ -54,14 +56,14 @@ class Shape:
 class Plan:
     """The lines and slots of one kind of call (model and tags), until the first of their windows ends.
 
-    `tally` is text, because its hash is kept: one look-up counts the decision of all lines. `first_marks` are the
-    least used amounts at which a threshold can matter: below them a settlement looks no further.
+    `tally` is text, because its hash is kept: one look-up counts the decision of all lines. `first_shares` are the
+    lowest thresholds in permille: below them a settlement looks no further.
     """
 
     __slots__ = (
         "caps",
         "expected",
-        "first_marks",
+        "first_shares",
         "graceful",
         "lines",
         "measures",
@@ -84,19 +86,17 @@ class Plan:
         kind: tuple[str, str],
         shape: Shape,
         slots: tuple[Slot, ...],
-        first_marks: tuple[int, ...],
-        *,
         until: int,
     ) -> None:
         self.model, self.provider = kind
         self.shape = shape
         self.slots = slots
-        self.first_marks = first_marks
         self.until = until
         self.graceful = any([slot.grace for slot in slots])  # noqa: C419 (a list is faster, and this is per call kind)
         self.tally = f"{self.model}\n{self.provider}\n{shape.names}"
         # Copied, for a call asks for them again and again.
         self.lines = shape.lines
+        self.first_shares = shape.first_shares
         self.caps = shape.caps
         self.measures = shape.measures
         self.units = shape.units
@@ -116,11 +116,6 @@ class Plan:
     def hard_money(self) -> bool:
         """Whether a call without a known price cannot be admitted."""
         return self.shape.hard_money
-
-
-def first_mark(line: Line, slot: Slot) -> int:
-    """The least used amount at which a threshold of the line can matter, by its declared limit."""
-    return slot.limit * line.thresholds[0].permille // 1000 if line.thresholds else NEVER
 
 
 def shape_of(shapes: dict[tuple[Line, ...], Shape], lines: Sequence[Line]) -> Shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard import units
@@ -11,10 +12,20 @@ from otel_tokens.guard.store.base import Balance, Slot
 from otel_tokens.guard.window import zone_of
 
 
-def refused(
-    line: Line, slot: Slot, balance: Balance, requested: int, *, now: int, why: str = ""
-) -> BudgetExceededError:
-    """The refusal of a call (or operation) by one line; amounts in smallest units, `now` in unix ms."""
+class Spot(NamedTuple):
+    """Where a budget stands: one line in one scope, with what is used and reserved of it."""
+
+    line: Line
+    slot: Slot
+    balance: Balance
+
+
+def refused(spot: Spot, requested: int, *, now: int, retry_at: int = 0, why: str = "") -> BudgetExceededError:
+    """The refusal of a call (or operation) by one line; amounts in smallest units, times in unix ms.
+
+    `retry_at` is when a rolling window frees its next part.
+    """
+    line, slot, balance = spot
     used, reserved, limit = balance
     head = f"budget {line.name!r}" + (f" ({slot.scope})" if slot.scope else "")
     what = f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
@@ -24,6 +35,9 @@ def refused(
     reset = line.resets_at(now)
     if reset is not None:
         parts.append(f"resets at {_moment(reset, line)}")
+    elif retry_at > now:
+        reset = retry_at / 1000
+        parts.append(f"some of it is free again at {_moment(reset, line)}")
     return error("; ".join(parts), line, slot, balance, requested=requested, resets_at=reset)
 
 
@@ -68,4 +82,5 @@ def _asks(line: Line, requested: int) -> str:
 
 def _moment(seconds: float, line: Line) -> str:
     zone = line.window.zone if line.window is not None else "UTC"
-    return f"{datetime.fromtimestamp(seconds, zone_of(zone)):%Y-%m-%d %H:%M} {zone}"
+    moment = datetime.fromtimestamp(seconds, zone_of(zone))
+    return f"{moment:%Y-%m-%d %H:%M:%S} {zone}" if moment.second else f"{moment:%Y-%m-%d %H:%M} {zone}"

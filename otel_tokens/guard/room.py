@@ -18,7 +18,7 @@ from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import Meter
 from otel_tokens.guard.options import GuardOptions
 from otel_tokens.guard.plan import Plan
-from otel_tokens.guard.refusal import refused
+from otel_tokens.guard.refusal import Spot, refused
 from otel_tokens.guard.store.base import Balance, Booking, Slot, Store, StoreError
 from otel_tokens.guard.threshold import STEERING, Threshold
 from otel_tokens.values import Call
@@ -66,7 +66,8 @@ class Room:
 
     def warns(self, plan: Plan, balances: Sequence[Balance]) -> bool:
         """Whether a budget of the plan has passed its first threshold; if none has, there is nothing to warn of."""
-        return any(balance[0] >= mark for balance, mark in zip(balances, plan.first_marks, strict=True))
+        rows = zip(balances, plan.first_shares, strict=True)
+        return any(used * 1000 >= limit * share for (used, _, limit), share in rows)
 
     # ---- telling ----------------------------------------------------------------------------------------------------
     def tell(
@@ -96,9 +97,10 @@ class Room:
                 self.actions.do(action, event)
 
     def refuse(
-        self, line: Line, slot: Slot, balance: Balance, requested: int, *, call: Call | None, now: int, why: str = ""
+        self, spot: Spot, requested: int, *, call: Call | None, now: int, retry_at: int = 0, why: str = ""
     ) -> BudgetExceededError:
         """Count and tell a refusal, and make its error. The 100 % actions run once per account and window."""
+        line, slot, balance = spot
         provider, model = ("", "") if call is None else (call.provider, call.model)
         self.decisions.single(line.name, "deny", provider, model)
         event = self.tell("exceeded", line, slot, balance, call=call, now=now, detail=why.rstrip(": "))
@@ -111,7 +113,7 @@ class Room:
                     for action in threshold.actions:
                         if action.kind not in STEERING and action.kind != "event":
                             self.actions.do(action, event)
-        return refused(line, slot, balance, requested, now=now, why=why)
+        return refused(spot, requested, now=now, retry_at=retry_at, why=why)
 
     def without_store(self, error: StoreError, call: Call | None) -> BudgetExceededError | None:
         """A decision the store had no part in: counted; the error to raise when the guard fails closed."""

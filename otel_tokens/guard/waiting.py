@@ -13,6 +13,7 @@ from otel_tokens.guard.store.base import Balance, Slot, StoreError
 from otel_tokens.values import Call
 
 _SHORTEST = 0.001
+_LONGEST = 0.5
 
 
 class Waiting:
@@ -64,7 +65,8 @@ class Waiting:
             self._deadline = clock + (review - now) / 1000
         nap = min(self._room.store.poll_seconds, self._deadline - clock)
         if retry_at > now and not pauses:
-            nap = min(max(nap, (retry_at - now) / 1000), self._deadline - clock)
+            # Others may give back before the window does, so not the whole way in one go.
+            nap = min(max(nap, min((retry_at - now) / 1000, _LONGEST)), self._deadline - clock)
         yield (SLEEP, max(_SHORTEST, nap))
         return True
 

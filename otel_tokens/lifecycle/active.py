@@ -11,7 +11,7 @@ from typing import Any
 
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.lifecycle.ending import Ending
-from otel_tokens.lifecycle.rooms import Engine
+from otel_tokens.lifecycle.rooms import MAX_PARKED, Engine
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import safely
 from otel_tokens.usage.read import Facts, dig, glance, length
@@ -105,6 +105,9 @@ class ActiveCall:
         except BudgetExceededError as error:
             self.refuse(error)
             raise
+        except BaseException:  # interrupted while waiting for budget: nothing was sent
+            self.ended = True
+            raise
         self._take_lease()
 
     async def aadmit(self) -> None:
@@ -119,6 +122,9 @@ class ActiveCall:
             raise
         except Exception as error:  # the wall, which has no async form
             safely("guard.admit", _reraise, error)
+        except BaseException:  # cancelled while waiting for budget: nothing was sent
+            self.ended = True
+            raise
         self._take_lease()
 
     def _take_lease(self) -> None:
@@ -193,6 +199,31 @@ class ActiveCall:
         if error is None:
             self._look_next(lease)
         return error
+
+    # ---- calls that run on at the provider ----------------------------------------------------------------------
+    def park(self) -> bool:
+        """Keep this call until a poll finds its answer, if it is one that runs on; says whether it is."""
+        facts, endpoint, parked = self.facts, self.endpoint, self.engine.parked
+        if facts.id is None or not endpoint.pending.intersection(facts.finish):
+            return False
+        parked[facts.id] = self
+        while len(parked) > MAX_PARKED:
+            parked.pop(next(iter(parked))).end("ok")
+        return True
+
+    def polled(self, payload: Any) -> None:
+        """Take what a poll found: the end, unless it is pending still."""
+        if payload is None:
+            return
+        self.see(payload)
+        if not self.endpoint.pending.intersection(self.facts.finish):
+            self.unpark()
+            self.end("ok")
+
+    def unpark(self) -> None:
+        """Stop waiting for polls."""
+        if self.facts.id is not None:
+            self.engine.parked.pop(self.facts.id, None)
 
     # ---- the end ----------------------------------------------------------------------------------------------
     def fail(self, error: BaseException) -> None:

@@ -91,6 +91,11 @@ class GuardRoom(Protocol):
         ...
 
 
+Parked = dict[str, Any]
+"""Calls that run on at the provider (`background`), by response id, oldest first."""
+MAX_PARKED = 10_000
+
+
 @dataclass(slots=True)
 class Engine:
     """What every call needs, built once by the composition root."""
@@ -103,4 +108,5 @@ class Engine:
     guard: GuardRoom | None = None
     cut_cleanly: bool = False
     foreign: str = "coexist"
+    parked: Parked = field(default_factory=dict[str, Any])
     no_usage_option: set[tuple[str | None, int | None]] = field(default_factory=set[tuple[str | None, int | None]])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 from otel_tokens.pricing.card import EXACT, ZERO, Parts, charge, is_unsure
 from otel_tokens.pricing.catalog import Catalog, Found, Query
-from otel_tokens.values import Cost, CostStatus, Usage
+from otel_tokens.values import Cost, CostStatus, Usage, make
 
 NO_USAGE = "no usage"
 """`Cost.rule` of a call that reported no tokens: nothing to price, so not a missing price either."""
@@ -66,8 +67,15 @@ class Pricer:
         if doubt:
             rule = f"{rule} [{doubt}]"
         amount = _total(parts)
-        # Positional: half the time of keywords, on the path of every call.
-        return Cost(amount, *parts, "USD", status, "local", self.catalog.version, rule, amount)
+        values: dict[str, Any] = {
+            "total": amount,
+            "local_total": amount,
+            "status": status,
+            "version": self.catalog.version,
+            "rule": rule,
+        }
+        values["input"], values["cache_read"], values["cache_write"], values["output"], values["other"] = parts
+        return make(Cost, values)
 
     def _sum(self, query: Query, usage: Usage, at: float) -> Sum | str:
         """What the call and its components come to, or why that is not known."""

@@ -116,6 +116,8 @@ RESPONSES = Endpoint(
     choices=(),
     input=("input", "instructions", "tools", "text"),
     background="background",
+    pending=frozenset({"queued", "in_progress"}),
+    poll="/responses/",
     attributes={
         **SAMPLING_ATTRIBUTES,
         "reasoning.effort": c.REQUEST_REASONING_LEVEL,

@@ -34,7 +34,8 @@ class Endpoint:
     `path` is the end of the URL path. `at` are the places of the usage block in a response or in any chunk.
     `shape` says how its streams look: "choices" (chunks without a type, OpenAI) or "events" (chunks with one);
     `deltas` are the places of output text in a chunk (for "events": by event type), `facts_on` the event types
-    that carry facts, `final_on` those after which usage is complete.
+    that carry facts, `final_on` those after which usage is complete. A request with `background` set may be
+    answered with one of the `pending` finish reasons: its usage is found at `poll` + its id later.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Endpoint:
     input: tuple[str, ...] = ()
     asks_usage: bool = False
     background: str | None = None
+    pending: frozenset[str] = frozenset()
+    poll: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

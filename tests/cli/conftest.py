@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +76,10 @@ class Workshop:
         self.running.append(process)
         return process
 
-    def __call__(self, *args: str, input: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *args: str, typed: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
         """`otel-tokens ARGS`, run to its end."""
         process = self.start(*args, **options)
-        out, err = process.communicate(input, timeout=WAIT)
+        out, err = process.communicate(typed, timeout=WAIT)
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 
     def run(self, *command: str, options: Sequence[str] = (), **more: Any) -> subprocess.CompletedProcess[str]:
@@ -114,6 +117,41 @@ def workshop(tmp_path: Path, make_server: Callable[..., ModelServer]) -> Iterato
     made = Workshop(tmp_path, make_server())
     yield made
     made.close()
+
+
+class Collector:
+    """An OTLP/HTTP collector that keeps what it is sent, by path."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, bytes]] = []
+        self.arrived = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                outer.got.append((self.path, gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                return
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def bodies(self, path: str) -> bytes:
+        return b"".join(body for place, body in self.got if place == path)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
 
 
 @pytest.fixture(autouse=True)

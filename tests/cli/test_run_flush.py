@@ -2,53 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 LIMIT = 8.0  # seconds for an end that takes two; the machine may be busy
-
-
-class Collector:
-    """An OTLP/HTTP collector that keeps what it is sent, by path."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[str, bytes]] = []
-        self.arrived = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                outer.got.append((self.path, gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body))
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: Any) -> None:
-                return
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def bodies(self, path: str) -> bytes:
-        return b"".join(body for place, body in self.got if place == path)
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    made = Collector()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
 
 
 # Not one long sleep: Python may miss a signal that arrives in the instant before it.
@@ -61,7 +22,7 @@ while True:
 """
 
 
-def test_sigterm_flushes_before_the_end(workshop: Any, collector: Collector) -> None:
+def test_sigterm_flushes_before_the_end(workshop: Any, collector: Any) -> None:
     process = workshop.start_program(WAITS, "--otlp", collector.url)
     start = time.monotonic()
     process.terminate()
@@ -85,7 +46,7 @@ def test_a_silent_collector_does_not_hold_the_end_up(workshop: Any) -> None:
     assert len(workshop.records) == 2
 
 
-def test_a_programs_own_handler_is_its_own(workshop: Any, collector: Collector) -> None:
+def test_a_programs_own_handler_is_its_own(workshop: Any, collector: Any) -> None:
     code = """
     import signal, time
     def stop(number, frame):
@@ -104,7 +65,7 @@ def test_a_programs_own_handler_is_its_own(workshop: Any, collector: Collector) 
     assert b"input_tokens" in collector.bodies("/v1/metrics")  # by atexit
 
 
-def test_a_handler_that_is_put_back_and_raised_again(workshop: Any, collector: Collector) -> None:
+def test_a_handler_that_is_put_back_and_raised_again(workshop: Any, collector: Any) -> None:
     # As uvicorn ends: it restores the handlers that it found, and raises the signal once more.
     code = """
     import signal, threading
@@ -124,7 +85,7 @@ def test_a_handler_that_is_put_back_and_raised_again(workshop: Any, collector: C
     assert b"input_tokens" in collector.bodies("/v1/metrics")
 
 
-def test_terminated_workers_flush_too(workshop: Any, collector: Collector) -> None:
+def test_terminated_workers_flush_too(workshop: Any, collector: Any) -> None:
     code = """
     import multiprocessing, time
     def work():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import anthropic
@@ -428,3 +429,46 @@ def test_uninstrument_restores_the_very_same_objects(model_server: ModelServer) 
     otel_tokens.uninstrument()
     otel_tokens.uninstrument()
     assert all(now is then for now, then in zip(targets(), before, strict=True))
+
+
+def background_server(make_server: Any, model_server: ModelServer) -> ModelServer:
+    """Answers `queued` at first, `in_progress` to the first poll, and then the whole answer."""
+    polls: list[str] = []
+
+    def respond(asked: Request) -> Reply:
+        if asked.method == "POST":
+            whole = model_server.respond(replace(asked, json={**asked.json, "background": False}))
+            held["answer"] = whole.body
+            return Reply(body={**whole.body, "status": "queued", "usage": None, "output": []})
+        polls.append(asked.path)
+        if len(polls) == 1:
+            return Reply(body={**held["answer"], "status": "in_progress", "usage": None, "output": []})
+        return Reply(body=held["answer"])
+
+    held: dict[str, Any] = {}
+    return make_server(respond)
+
+
+def test_a_background_response_is_one_record_with_the_usage_a_poll_finds(
+    meter: Any, make_server: Any, model_server: ModelServer
+) -> None:
+    client = openai_client(background_server(make_server, model_server))
+    response = client.responses.create(model="gpt-4o", input="Count.", background=True)
+    assert meter.records() == []
+    statuses = [client.responses.retrieve(response.id).status for _ in range(3)]
+    assert statuses == ["in_progress", "completed", "completed"]
+    record = meter.one()
+    assert (record.outcome, record.usage.origin) == ("ok", "provider")
+    assert record.usage.input > 0
+
+
+def test_a_background_response_nobody_polls_is_recorded_without_usage(
+    meter: Any, make_server: Any, model_server: ModelServer
+) -> None:
+    import otel_tokens
+
+    client = openai_client(background_server(make_server, model_server))
+    client.responses.create(model="gpt-4o", input="Count.", background=True)
+    otel_tokens.uninstrument()
+    record = meter.one()
+    assert (record.usage.origin, record.missing_reason) == ("missing", "background")

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,26 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server for one test, to be killed, paused and started again. It keeps nothing when it dies."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+def make_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """A factory of servers for one test, to be killed, paused and started again: `make_redis(*options, durable=…)`."""
+    servers: list[RedisServer] = []
+
+    def make(*options: str, durable: bool = False) -> RedisServer:
+        folder = tmp_path / f"redis{len(servers)}"
+        folder.mkdir()
+        servers.append(RedisServer(folder, *options, durable=durable))
+        servers[-1].start()
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def redis_server(make_redis: Callable[..., RedisServer]) -> RedisServer:
+    """A server for one test. It keeps nothing when it dies."""
+    return make_redis()
 
 
 class StoreKind:

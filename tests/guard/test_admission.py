@@ -298,6 +298,22 @@ def test_settling_with_usage_alone(kit: Any) -> None:
     assert rows(guard)[("b", "usd", "")][0] == Decimal("0.00003")
 
 
+def test_calls_that_are_not_patched(kit: Any) -> None:
+    guard = kit.guard(Budget("b", usd=1, per="task"), tags=lambda: {"task": "1"})
+    lease = guard.reserve("openai", "model-1", input_tokens=100, max_output=100)
+    guard.settle(lease, Usage(input=100, output=10, origin="provider"))
+    assert rows(guard) == {("b", "usd", "task=1"): (Decimal("0.00012"), 0, 1)}
+    assert kit.guard().reserve("openai", "model-1", input_tokens=5) is None
+    guard.settle(None, Usage())
+
+
+def test_calls_of_a_free_host_cost_nothing(kit: Any) -> None:
+    from dataclasses import replace
+
+    guard = kit.guard(Budget("b", usd=0))
+    assert guard.admit(replace(kit.call("mystery-1"), free=True), kit.sizes()) is not None
+
+
 # ---- calls made to fit ---------------------------------------------------------------------------------------
 
 
@@ -305,6 +321,7 @@ def test_an_unbounded_call_is_bounded_by_what_is_left(kit: Any) -> None:
     guard = kit.guard(Budget("b", usd="0.01"), max_output=lambda *_: 64_000)
     lease = guard.admit(kit.call(), kit.sizes(1000, None))
     assert lease.max_output == 4500
+    assert [(e.kind, e.budget, e.detail) for e in kit.events] == [("clamp", "b", "at most 4500 output tokens")]
     assert rows(guard)[("b", "usd", "")][1] == Decimal("0.01")
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -16,6 +19,22 @@ import pytest
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard.budget import Budget
 from otel_tokens.guard.store.base import Store
+
+
+class Other:
+    """A kit whose calls have ids that no other process uses."""
+
+    def __init__(self, kit: Any, seed: int) -> None:
+        self._kit = kit
+        self._seed = seed
+
+    def call(self, **tags: str) -> Any:
+        call = self._kit.call(**tags)
+        return replace(call, id=f"{self._seed}:{call.id}")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kit, name)
+
 
 CAP = Decimal("0.05")
 BUDGETS = (
@@ -136,6 +155,61 @@ def test_spent_plus_reserved_never_passes_the_cap_while_it_runs(kit: Any, store:
     done.set()
     watcher.join()
     assert CAP / 2 < worst[0] <= CAP + Decimal("0.01")
+
+
+def in_child(kind: Any, kit: Any, work: Callable[[Any], Any], answer: Callable[[Any], None]) -> None:
+    guard = kit.guard(*BUDGETS, store=kind.make(), lease_seconds=0.5)
+    answer(work(guard))
+    guard.close(20)
+
+
+@pytest.mark.parametrize("store_kind", ["sqlite", "redis"], indirect=True)
+def test_8_processes(kit: Any, store_kind: Any) -> None:
+    last = kit.guard(*BUDGETS, store=store_kind.open())
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+
+    def child(seed: int) -> None:
+        in_child(store_kind, Other(kit, seed), lambda guard: loop(Other(kit, seed), guard, seed, 40), queue.put)
+
+    children = [context.Process(target=child, args=(seed,)) for seed in range(8)]
+    for process in children:
+        process.start()
+    spent = sum((queue.get() for _ in children), Decimal(0))
+    for process in children:
+        process.join(30)
+        assert process.exitcode == 0
+    ends_clean(last, spent)
+    assert spent > CAP / 2
+
+
+@pytest.mark.parametrize("store_kind", ["sqlite", "redis"], indirect=True)
+def test_a_killed_process_gives_back(kit: Any, store_kind: Any) -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+
+    def child() -> None:
+        def work(guard: Any) -> str:
+            lease = guard.admit(kit.call(tenant="acme"), kit.sizes(10_000, 10_000))
+            queue.put(lease.key)
+            time.sleep(60)
+            return lease.key
+
+        in_child(store_kind, kit, work, queue.put)
+
+    guard = kit.guard(*BUDGETS, store=store_kind.open())
+    process = context.Process(target=child)
+    process.start()
+    queue.get()
+    time.sleep(0.8)
+    with pytest.raises(BudgetExceededError):
+        guard.admit(kit.call(tenant="acme"), kit.sizes(10_000, 20_000))
+    process.kill()
+    process.join(10)
+    deadline = time.monotonic() + 10
+    while any(row.reserved for row in guard.status()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_lost_lease_expires_and_gives_back(kit: Any, store: Store) -> None:

@@ -180,8 +180,9 @@ def test_a_rate_limit_refuses(kit: Any) -> None:
     guard = kit.guard(Budget("rpm", calls=3, per="tenant", window="rolling minute"))
     for _ in range(3):
         kit.spend(guard, tenant="a")
-    with pytest.raises(BudgetExceededError):
+    with pytest.raises(BudgetExceededError, match="some of it is free again at 2026-11-21 00:01:01 UTC") as caught:
         guard.admit(kit.call(tenant="a"), kit.sizes())
+    assert caught.value.resets_at == kit.now + 61
     kit.spend(guard, tenant="b")
     kit.now += 59
     with pytest.raises(BudgetExceededError):

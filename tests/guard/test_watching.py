@@ -11,7 +11,6 @@ import pytest
 
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard.budget import Budget
-from otel_tokens.guard.line import NEVER
 from otel_tokens.guard.store.base import StoreError
 from otel_tokens.guard.store.memory import MemoryStore
 
@@ -79,7 +78,7 @@ def test_growing_leases_are_settled_whole(kit: Any) -> None:
 def test_soft_budgets_do_not_cut(kit: Any) -> None:
     guard = kit.guard(Budget("b", tokens=100, enforce="soft"), Budget("c", calls=5))
     lease = guard.admit(kit.call(), kit.sizes(100, 100))
-    assert lease.look_at == NEVER
+    assert lease.look_at is None
     assert stream(guard, lease, 1000)[1] is None
 
 

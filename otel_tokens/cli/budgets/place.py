@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ def place_options(function: F) -> F:
 
 
 @contextmanager
-def opened(store: str | None, ledger: str | None, config: str | None, *, make: bool = False) -> Iterator[Place]:
+def opened(store: str | None, ledger: str | None, config: str | None, *, make: bool = False) -> Generator[Place]:
     """The store that the options and settings name, closed at the end.
 
     A file that is not there is made only if `make`; else the store is an empty one.

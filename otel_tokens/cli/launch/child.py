@@ -32,6 +32,16 @@ def meter() -> str:
     return "on"
 
 
+def join_run() -> None:
+    """Entry point of `opentelemetry-instrument`, whose `sitecustomize` hides ours: meter this process here and now.
+
+    Its providers are made by then, so they are used. Does nothing outside of a run.
+    """
+    session = current()
+    if session is not None:
+        session.note(meter())
+
+
 def _instrument(session: Session) -> None:
     from otel_tokens.instrument import instrument, runtime  # the composition root loads all rooms
 

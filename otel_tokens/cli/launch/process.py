@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _NAMES = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU")
 _FORWARDED = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
@@ -76,11 +76,11 @@ def _flush_output() -> None:
             stream.flush()
 
 
-def _spawn(command: Sequence[str], env: Mapping[str, str], mask: set[signal.Signals]) -> int:
+def _spawn(command: Sequence[str], env: Mapping[str, str], mask: set[Any]) -> int:
     # Python ignores these two for itself; the program shall find what we found.
     restored = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
     try:
-        return os.posix_spawnp(command[0], command, env, setsigmask=mask, setsigdef=restored)
+        return os.posix_spawnp(command[0], list(command), env, setsigmask=mask, setsigdef=restored)
     except FileNotFoundError:
         what = "no such file" if os.sep in command[0] else "command not found"
         raise CannotStart(f"{command[0]}: {what}", NOT_FOUND) from None

@@ -37,6 +37,11 @@ class Session:
         """As the value of the variable."""
         return SEPARATOR.join([",".join(self.sdks), self.folder, json.dumps(asdict(self))])
 
+    def note(self, words: str) -> None:
+        """Add a note about this process, as the bootstrap does; the run may be over by now."""
+        with contextlib.suppress(OSError), Path(self.folder, "notes").open("a", encoding="utf-8") as notes:
+            notes.write(words.replace("\n", " ") + "\n")
+
     def notes(self) -> list[tuple[State, str]]:
         """What the processes noted so far: a state, and a Python or a reason."""
         found: list[tuple[State, str]] = []
@@ -53,7 +58,8 @@ def current(env: Mapping[str, str] | None = None) -> Session | None:
     """The run that this process belongs to, or None."""
     text = (os.environ if env is None else env).get(VARIABLE, "").rpartition(SEPARATOR)[2]
     try:
-        raw: dict[str, Any] = json.loads(text)
-        return Session(**raw | {"sdks": tuple(raw["sdks"])})
+        raw: Any = json.loads(text)
+        raw["sdks"] = tuple(raw["sdks"])
+        return Session(**raw)
     except (ValueError, TypeError, KeyError):
         return None

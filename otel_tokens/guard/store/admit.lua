@@ -3,6 +3,7 @@
 -- 3 finished.
 
 local lease, ttl, critical = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local at = root .. ':l:' .. lease
 hold = ttl
 
 for i = 5, #ARGV, 5 do
@@ -42,6 +43,12 @@ local function retry_at(account)
 end
 
 reap()
+local held = ttl > 0 and call('GET', at)
+if held and held:sub(1, 1) == 'S' then
+  -- The release of a cancelled caller overtook its admission on the way: nobody would give this reservation back.
+  flush()
+  return redis.error_reply('ERR lease ' .. lease .. ' has ended')
+end
 local seen, refused = {}, 0
 for i = 4, #ARGV, 5 do
   local slot = declaration(ARGV[i + 1])
@@ -80,16 +87,12 @@ else
     lines = lines .. text(amount) .. ' ' .. text(slot.start) .. ' ' .. text(account.slot.start) .. ' ' .. ARGV[i] .. '\n'
   end
   if ttl > 0 then
-    local at = root .. ':l:' .. lease
     local expires = now + ttl
-    if not call('SET', at, 'L' .. lines, 'NX') then
-      local held = call('GET', at)
-      if held:sub(1, 1) == 'L' then
-        lines = held:sub(2) .. lines
-        expires = max(expires, tonumber(call('ZSCORE', root .. ':exp', lease)) or 0)
-      end
-      call('SET', at, 'L' .. lines)
+    if held and held:sub(1, 1) == 'L' then
+      lines = held:sub(2) .. lines
+      expires = max(expires, tonumber(call('ZSCORE', root .. ':exp', lease)) or 0)
     end
+    call('SET', at, 'L' .. lines)
     call('ZADD', root .. ':exp', text(expires), lease)
   end
 end

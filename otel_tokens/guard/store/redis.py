@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -153,7 +154,8 @@ class RedisStore(Store):
             with self._loops_lock:
                 for closed in [other for other in self._loops if other.is_closed()]:
                     self._loops.pop(closed, None)
-                links = self._loops[loop] = LoopLinks(self._address, self._timeout)
+                forget = partial(self._loops.pop, loop, None)
+                links = self._loops[loop] = LoopLinks(self._address, self._timeout, forget)
         return links
 
     def _heard(self, now: int) -> None:

@@ -175,9 +175,10 @@ class Links:
 
 
 class LoopLinks:
-    """Connections of one event loop, closed when the loop is shut down."""
+    """Connections of one event loop, closed when the loop is shut down; then `forget` is called."""
 
-    def __init__(self, address: Address, timeout: float) -> None:
+    def __init__(self, address: Address, timeout: float, forget: Callable[[], object]) -> None:
+        self._forget = forget
         self._address = address
         self._timeout = timeout
         self._idle: list[Link] = []
@@ -214,6 +215,7 @@ class LoopLinks:
             yield
         finally:
             self._watch = None
+            self._forget()
             await self._close_idle()
 
     async def _close_idle(self) -> None:

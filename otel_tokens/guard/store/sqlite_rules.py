@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from otel_tokens.guard.store.account import Account
-from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, Booking, Change, Refusal, Slot
+from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, Booking, Change, Refusal, Slot, StoreError
 from otel_tokens.guard.store.sqlite_books import LIVES, SETTLED, Books, Line
 
 _PAGE = 500  # accounts changed in one transaction: nobody waits for more
@@ -63,6 +63,8 @@ def _grant(books: Books, asked: Asked, accounts: list[Account]) -> None:
     if asked.ttl_ms:
         expires = now + asked.ttl_ms
         lease = books.lease(asked.key)
+        if lease is not None and lease.state == SETTLED:
+            raise StoreError(f"lease {asked.key} has ended")
         if lease is not None and lease.state == LIVES:
             expires, lines = max(expires, lease.expires), [*lease.lines, *lines]
         books.keep_alive(asked.key, expires, lines)

@@ -1,0 +1,181 @@
+"""`otel-tokens budget`: budgets are seen and changed from outside while programs run under them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+CONFIG = """
+store: sqlite:///{folder}/budgets.db
+budgets:
+  - {{name: daily, usd: 0.01, window: day}}
+  - {{name: per-agent, tokens: 500, per: agent}}
+"""
+
+LOOP = """
+from otel_tokens import BudgetExceededError, tags
+done = 0
+try:
+    with tags(agent="a"):
+        for _ in range(40):
+            chat()
+            done += 1
+except BudgetExceededError as error:
+    print(done, error.budget)
+"""
+
+
+@pytest.fixture
+def budgets(workshop: Any) -> Any:
+    """A workshop with budgets in a file of their own; `rows()` is `budget list --json` by (name, scope)."""
+    workshop.config.write_text(workshop.config.read_text() + CONFIG.format(folder=workshop.folder))
+
+    def rows() -> dict[tuple[str, str], dict[str, Any]]:
+        done = workshop("budget", "list", "--json")
+        assert done.returncode == 0, done.stderr
+        return {(row["name"], row["scope"]): row for row in json.loads(done.stdout)}
+
+    workshop.rows = rows
+    return workshop
+
+
+def test_declared_budgets_are_listed_before_their_first_use(budgets: Any) -> None:
+    rows = budgets.rows()
+    assert rows["daily", ""]["used"] is None
+    assert rows["daily", ""]["limit"] == "0.01"
+    assert rows["per-agent", "per agent"]["limit"] == "500"
+    assert "not used yet" in budgets("budget", "list").stdout
+    assert not (budgets.folder / "budgets.db").exists()
+
+
+def test_a_program_is_stopped_and_goes_on_with_more(budgets: Any) -> None:
+    done = budgets.run_program(LOOP)
+    calls, name = done.stdout.split()
+    assert name == "per-agent"
+    row = budgets.rows()["per-agent", "agent=a"]
+    assert 0 < int(row["used"]) <= 500
+    assert "budget per-agent (agent=a): " in done.stderr
+    assert budgets("budget", "add", "per-agent", "200 tokens", "--scope", "agent=a").returncode == 0
+    assert budgets.rows()["per-agent", "agent=a"]["limit"] == "700"
+    more = budgets.run_program(LOOP).stdout.split()
+    assert 0 < int(more[0]) <= int(calls)
+
+
+def test_every_change_shows(budgets: Any) -> None:
+    budgets.run_program("chat()")
+
+    def change(*args: str) -> dict[str, Any]:
+        done = budgets("budget", *args)
+        assert done.returncode == 0, done.stderr
+        return budgets.rows()["daily", ""]
+
+    assert Decimal(change("add", "daily", "5USD")["limit"]) == Decimal("5.01")
+    assert Decimal(change("add", "daily", "-1USD")["limit"]) == Decimal("4.01")
+    assert Decimal(change("set", "daily", "2USD")["limit"]) == 6  # what was added in this window stays
+    assert Decimal(change("unset", "daily", "USD")["limit"]) == Decimal("4.01")
+    assert change("finish", "daily")["finished"] is True
+    assert "finished" in budgets("budget", "show", "daily").stdout
+    row = change("reset", "daily")
+    assert (row["finished"], row["used"], row["limit"]) == (False, "0", "0.01")
+    assert change("review", "daily", "--for", "1h")["review_until"] is not None
+
+
+def test_a_finished_budget_refuses_the_next_run(budgets: Any) -> None:
+    budgets.run_program("chat()")
+    budgets("budget", "finish", "daily")
+    done = budgets.run_program(LOOP)
+    assert done.stdout == "0 daily\n"
+    assert "finished" in done.stderr
+
+
+def test_set_holds_before_the_first_call(budgets: Any) -> None:
+    done = budgets("budget", "set", "per-agent", "1 tokens")
+    assert (done.returncode, done.stdout) == (0, "per-agent: changed, and holds from its first call on\n")
+    assert budgets.run_program(LOOP).stdout == "0 per-agent\n"
+
+
+def test_what_is_not_there_is_said(budgets: Any) -> None:
+    done = budgets("budget", "show", "dialy")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "did you mean 'daily'?" in done.stderr
+    done = budgets("budget", "finish", "daily")
+    assert done.returncode == 1
+    assert "has not been used yet" in done.stderr
+
+
+def test_watch_tells_changes_as_lines(budgets: Any) -> None:
+    process = budgets.start("budget", "watch", "daily", "--interval", "0.1")
+    assert json.loads(process.stdout.readline())["used"] is None
+    budgets.run_program("chat()")
+    while (row := json.loads(process.stdout.readline()))["used"] in (None, "0"):
+        pass
+    assert Decimal(row["used"]) > 0
+    process.send_signal(2)
+    assert process.wait(30) == 0
+
+
+def test_beside_the_ledger_when_nobody_says(workshop: Any) -> None:
+    workshop.config.write_text(workshop.config.read_text() + "budgets:\n  - {name: daily, usd: 1}\n")
+    workshop.run_program("chat()")
+    done = workshop("budget", "list", "--ledger", str(workshop.ledger), "--json")
+    assert Decimal(json.loads(done.stdout)[0]["used"]) > 0
+    assert workshop("report", "--ledger", str(workshop.ledger)).returncode == 0  # a neighbour, not a guest
+
+
+def test_a_run_with_a_budget_of_its_own(workshop: Any) -> None:
+    code = LOOP.replace("range(40)", "range(10)")
+    done = workshop("run", "--no-ledger", "--budget", "3 calls", sys.executable, workshop.program(code))
+    assert done.stdout == "3 run\n"
+    assert "budget run (run=" in done.stderr
+    again = workshop("run", "--no-ledger", "-q", "--budget", "3 calls", sys.executable, "app.py")
+    assert again.stdout == "3 run\n"  # each run has its own
+
+
+def test_children_share_the_budget_of_a_run(workshop: Any) -> None:
+    workshop.program(LOOP, "child.py")
+    code = """
+    import subprocess
+    children = [subprocess.Popen([sys.executable, "child.py"]) for _ in range(2)]
+    for child in children:
+        child.wait()
+    """
+    done = workshop.run_program(code, options=["-q", "--budget", "5 calls"])
+    assert sum(int(line.split()[0]) for line in done.stdout.splitlines()) == 5
+    assert len(workshop.records) == 5
+
+
+def test_a_redis_store(budgets: Any, tmp_path: Any) -> None:
+    import shutil
+    import socket
+    import subprocess
+    import time
+
+    if shutil.which("redis-server") is None:
+        pytest.skip("apt-get install redis-server")
+    pytest.importorskip("redis")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(100):
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        url = f"redis://127.0.0.1:{port}/0"
+        budgets.run_program("chat()", env={"OTEL_TOKENS_STORE": url})
+        done = budgets("budget", "list", "--store", url, "--json")
+        assert Decimal(json.loads(done.stdout)[0]["used"]) > 0
+    finally:
+        server.terminate()
+        server.wait()
+    done = budgets("budget", "list", "--store", url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1, done.stderr
