@@ -24,6 +24,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 import otel_tokens
+from benchmarks import guard
 from benchmarks.floor import Floor
 from benchmarks.transport import WORDS, client
 
@@ -117,7 +118,7 @@ def work(sdk: str, *, stream: bool, asynchronous: bool) -> Callable[[int], None]
 def measure(run: Callable[[int], None], variants: dict[str, Any], calls: int) -> dict[str, float]:
     """CPU microseconds per call, per variant: medians over interleaved rounds of the difference to `bare`."""
     samples: dict[str, list[float]] = {name: [] for name in variants}
-    for name, variant in variants.items():
+    for variant in variants.values():
         with variant():
             run(10)
     for _ in range(ROUNDS):
@@ -190,6 +191,7 @@ def main() -> int:
                     else:
                         whole = took
         print(f"memory kept per call: {memory(2000 if quick else 20_000):.1f} bytes (target 0)")
+    guard.main()
     return 0
 
 

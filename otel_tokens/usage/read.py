@@ -100,11 +100,10 @@ def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
         if value is None:
             continue
         key = prefix + name if prefix else name
-        kind: Any = type(value)
-        if kind is int or (kind is not bool and isinstance(value, (int, float, str, Decimal))):
+        if isinstance(value, (int, float, str, Decimal)) and not isinstance(value, bool):
             if value or not into.get(key):
                 into[key] = value
-        elif kind is bool:
+        elif isinstance(value, bool):
             continue
         elif is_list(value):
             if value:

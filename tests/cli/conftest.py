@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from otel_tokens.demo.server import ModelServer
 from otel_tokens.ledger.query import rows
@@ -81,6 +83,16 @@ class Workshop:
         process = self.start(*args, **options)
         out, err = process.communicate(typed, timeout=WAIT)
         return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+    def here(self, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """`otel-tokens ARGS` in this process: quicker, for commands that start nothing and leave nothing."""
+        from otel_tokens.cli.group import cli
+
+        wanted = {**self.env, **(env or {})}
+        gone = dict.fromkeys(name for name in os.environ if name not in wanted)
+        with contextlib.chdir(self.folder):
+            done = CliRunner(env={**gone, **wanted}).invoke(cli, list(args), prog_name="otel-tokens")
+        return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
 
     def run(self, *command: str, options: Sequence[str] = (), **more: Any) -> subprocess.CompletedProcess[str]:
         """`otel-tokens run` with the folder's ledger."""

@@ -35,7 +35,7 @@ def budgets(workshop: Any) -> Any:
     workshop.config.write_text(workshop.config.read_text() + CONFIG.format(folder=workshop.folder))
 
     def rows() -> dict[tuple[str, str], dict[str, Any]]:
-        done = workshop("budget", "list", "--json")
+        done = workshop.here("budget", "list", "--json")
         assert done.returncode == 0, done.stderr
         return {(row["name"], row["scope"]): row for row in json.loads(done.stdout)}
 
@@ -48,7 +48,7 @@ def test_declared_budgets_are_listed_before_their_first_use(budgets: Any) -> Non
     assert rows["daily", ""]["used"] is None
     assert rows["daily", ""]["limit"] == "0.01"
     assert rows["per-agent", "per agent"]["limit"] == "500"
-    assert "not used yet" in budgets("budget", "list").stdout
+    assert "not used yet" in budgets.here("budget", "list").stdout
     assert not (budgets.folder / "budgets.db").exists()
 
 
@@ -59,7 +59,7 @@ def test_a_program_is_stopped_and_goes_on_with_more(budgets: Any) -> None:
     row = budgets.rows()["per-agent", "agent=a"]
     assert 0 < int(row["used"]) <= 500
     assert "budget per-agent (agent=a): " in done.stderr
-    assert budgets("budget", "add", "per-agent", "200 tokens", "--scope", "agent=a").returncode == 0
+    assert budgets.here("budget", "add", "per-agent", "200 tokens", "--scope", "agent=a").returncode == 0
     assert budgets.rows()["per-agent", "agent=a"]["limit"] == "700"
     more = budgets.run_program(LOOP).stdout.split()
     assert 0 < int(more[0]) <= int(calls)
@@ -69,7 +69,7 @@ def test_every_change_shows(budgets: Any) -> None:
     budgets.run_program("chat()")
 
     def change(*args: str) -> dict[str, Any]:
-        done = budgets("budget", *args)
+        done = budgets.here("budget", *args)
         assert done.returncode == 0, done.stderr
         return budgets.rows()["daily", ""]
 
@@ -78,7 +78,7 @@ def test_every_change_shows(budgets: Any) -> None:
     assert Decimal(change("set", "daily", "2USD")["limit"]) == 6  # what was added in this window stays
     assert Decimal(change("unset", "daily", "USD")["limit"]) == Decimal("4.01")
     assert change("finish", "daily")["finished"] is True
-    assert "finished" in budgets("budget", "show", "daily").stdout
+    assert "finished" in budgets.here("budget", "show", "daily").stdout
     row = change("reset", "daily")
     assert (row["finished"], row["used"], row["limit"]) == (False, "0", "0.01")
     assert change("review", "daily", "--for", "1h")["review_until"] is not None
@@ -86,23 +86,23 @@ def test_every_change_shows(budgets: Any) -> None:
 
 def test_a_finished_budget_refuses_the_next_run(budgets: Any) -> None:
     budgets.run_program("chat()")
-    budgets("budget", "finish", "daily")
+    budgets.here("budget", "finish", "daily")
     done = budgets.run_program(LOOP)
     assert done.stdout == "0 daily\n"
     assert "finished" in done.stderr
 
 
 def test_set_holds_before_the_first_call(budgets: Any) -> None:
-    done = budgets("budget", "set", "per-agent", "1 tokens")
+    done = budgets.here("budget", "set", "per-agent", "1 tokens")
     assert (done.returncode, done.stdout) == (0, "per-agent: changed, and holds from its first call on\n")
     assert budgets.run_program(LOOP).stdout == "0 per-agent\n"
 
 
 def test_what_is_not_there_is_said(budgets: Any) -> None:
-    done = budgets("budget", "show", "dialy")
+    done = budgets.here("budget", "show", "dialy")
     assert (done.returncode, done.stdout) == (1, "")
     assert "did you mean 'daily'?" in done.stderr
-    done = budgets("budget", "finish", "daily")
+    done = budgets.here("budget", "finish", "daily")
     assert done.returncode == 1
     assert "has not been used yet" in done.stderr
 
@@ -121,9 +121,9 @@ def test_watch_tells_changes_as_lines(budgets: Any) -> None:
 def test_beside_the_ledger_when_nobody_says(workshop: Any) -> None:
     workshop.config.write_text(workshop.config.read_text() + "budgets:\n  - {name: daily, usd: 1}\n")
     workshop.run_program("chat()")
-    done = workshop("budget", "list", "--ledger", str(workshop.ledger), "--json")
+    done = workshop.here("budget", "list", "--ledger", str(workshop.ledger), "--json")
     assert Decimal(json.loads(done.stdout)[0]["used"]) > 0
-    assert workshop("report", "--ledger", str(workshop.ledger)).returncode == 0  # a neighbour, not a guest
+    assert workshop.here("report", "--ledger", str(workshop.ledger)).returncode == 0  # a neighbour, not a guest
 
 
 def test_a_run_with_a_budget_of_its_own(workshop: Any) -> None:
@@ -171,11 +171,11 @@ def test_a_redis_store(budgets: Any, tmp_path: Any) -> None:
                 time.sleep(0.05)
         url = f"redis://127.0.0.1:{port}/0"
         budgets.run_program("chat()", env={"OTEL_TOKENS_STORE": url})
-        done = budgets("budget", "list", "--store", url, "--json")
+        done = budgets.here("budget", "list", "--store", url, "--json")
         assert Decimal(json.loads(done.stdout)[0]["used"]) > 0
     finally:
         server.terminate()
         server.wait()
-    done = budgets("budget", "list", "--store", url)
+    done = budgets.here("budget", "list", "--store", url)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1, done.stderr

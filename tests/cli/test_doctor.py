@@ -20,8 +20,8 @@ def doctor(workshop: Any) -> Any:
     """Run the doctor; returns (exit code, findings as "level part: text", everything)."""
     workshop.config.write_text("prometheus: false\n")
 
-    def run(*args: str, **env: str) -> tuple[int, list[str], dict[str, Any]]:
-        done = workshop("doctor", "--json", *args, env=env)
+    def run(*args: str, process: bool = False, **env: str) -> tuple[int, list[str], dict[str, Any]]:
+        done = (workshop if process else workshop.here)("doctor", "--json", *args, env=env)
         assert done.stderr == ""
         found = json.loads(done.stdout)
         assert found["healthy"] is (done.returncode == 0)
@@ -54,7 +54,7 @@ def test_a_missing_target_fails(doctor: Any, workshop: Any) -> None:
     pytest.importorskip("openai")
     # An SDK in which a function that we patch has moved away.
     workshop.program("import openai._base_client as b; del b.SyncAPIClient.request", "sitecustomize.py", "")
-    code, lines, _ = doctor()
+    code, lines, _ = doctor(process=True)
     assert code == 1
     some(lines, "error SDKs: openai ", "openai._base_client.SyncAPIClient.request is missing")
 
@@ -62,7 +62,7 @@ def test_a_missing_target_fails(doctor: Any, workshop: Any) -> None:
 def test_a_broken_sdk_fails(doctor: Any, workshop: Any) -> None:
     pytest.importorskip("openai")
     (workshop.folder / "openai.py").write_text("raise RuntimeError('half installed')\n")
-    code, lines, _ = doctor()
+    code, lines, _ = doctor(process=True)
     assert code == 1
     some(lines, "error SDKs: openai ", "cannot be imported: RuntimeError: half installed")
 
@@ -166,7 +166,7 @@ def test_a_dead_store_fails(doctor: Any, workshop: Any) -> None:
 
 def test_people_can_read_it(workshop: Any) -> None:
     workshop.config.write_text("ledger: l.db\n")
-    done = workshop("doctor", env={"OTEL_TOKENS_OTLP_ENDPOINT": "http://127.0.0.1:1"})
+    done = workshop.here("doctor", env={"OTEL_TOKENS_OTLP_ENDPOINT": "http://127.0.0.1:1"})
     assert done.returncode == 1
     assert "  FAIL  http://127.0.0.1:1 (otlp_endpoint) cannot be reached" in done.stdout
     assert "otel-tokens.yaml:1" in done.stdout
