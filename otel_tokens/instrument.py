@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ def uninstrument() -> None:
         if held is None:
             return
         held.patcher.uninstall()
-        _end_parked(held)
+        held.engine.end_open()
         flush()
         _close(held)
 
@@ -99,17 +100,10 @@ def flush(timeout: float | None = None) -> None:
         safely("telemetry.flush", held.providers.flush, left())
 
 
-def _end_parked(held: Runtime) -> None:
-    """Record the calls that still run at the provider: without usage, as nobody will poll for them here."""
-    parked = held.engine.parked
-    while parked:
-        parked.pop(next(iter(parked))).end("ok")
-
-
 def _at_exit() -> None:
     held = _runtime
     if held is not None:
-        safely("parked calls", _end_parked, held)
+        safely("open calls", held.engine.end_open)
     safely("flush at exit", flush)
 
 
@@ -136,6 +130,14 @@ def _hook_exit() -> None:
         _exit_hooked = True
         atexit.register(_at_exit)
         when_imported("multiprocessing.util", _hook_multiprocessing)
+
+
+def _after_fork_in_child() -> None:
+    if _runtime is not None:
+        _runtime.engine.forget_open()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _hook_multiprocessing(util: Any) -> None:

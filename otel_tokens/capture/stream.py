@@ -129,6 +129,7 @@ def cut_chunk(chunk: Any) -> Any:
 def attach(response: Any, active: ActiveCall) -> None:
     """Tie a response with an unread body to its call, and tap the body."""
     response.extensions[KEY] = active
+    active.engine.streams.add(active)
     stream = response.stream
     for name, make in (("AsyncByteStream", _async_tap), ("SyncByteStream", _sync_tap)):
         base = next((kind for kind in type(stream).__mro__ if kind.__name__ == name), None)

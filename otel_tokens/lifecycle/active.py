@@ -249,7 +249,7 @@ class ActiveCall:
 
     def __del__(self) -> None:
         """A call whose response was dropped unread."""
-        if not self.ended:
+        if not self.ended and not sys.is_finalizing():
             self.drop()
 
 

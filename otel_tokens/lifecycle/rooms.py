@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from otel_tokens.background import Worker
 from otel_tokens.errors import BudgetExceededError
@@ -109,4 +110,19 @@ class Engine:
     cut_cleanly: bool = False
     foreign: str = "coexist"
     parked: Parked = field(default_factory=dict[str, Any])
+    streams: WeakSet[Any] = field(default_factory=WeakSet[Any])
     no_usage_option: set[tuple[str | None, int | None]] = field(default_factory=set[tuple[str | None, int | None]])
+
+    def end_open(self) -> None:
+        """End the calls that nobody will end any more: the process, or the metering, is about to."""
+        while self.parked:
+            self.parked.pop(next(iter(self.parked))).end("ok")
+        for active in list(self.streams):
+            active.end("abandoned")
+
+    def forget_open(self) -> None:
+        """In a forked child: the calls that are under way are the parent's to record."""
+        for active in [*self.parked.values(), *self.streams]:
+            active.ended = True
+        self.parked.clear()
+        self.streams.clear()
