@@ -80,7 +80,7 @@ ON_SPANS: dict[str, str] = {
     c.CALL_ID: "Our id of the call, as in the ledger",
     c.BUDGET_DECISION: "`allow` or `warn`, with budgets",
     # opt-in
-    **{name: "Cost again, if `cost_aliases` names it" for name in c.COST_ALIASES},
+    **dict.fromkeys(c.COST_ALIASES, "Cost again, if `cost_aliases` names it"),
     c.COST_ALIAS_CURRENCY: f"Beside `{c.COST_ALIASES_EXCLUSIVE[1]}`",
     c.COST_ALIAS_SOURCE: f"Beside `{c.COST_ALIASES_EXCLUSIVE[1]}`",
 }
@@ -104,7 +104,7 @@ ON_METRICS: dict[str, str] = {
     c.BUDGET_DECISION: "`allow`, `warn` or `deny`",
     c.VERSION: "On `otel_tokens.build_info`",
     c.TOKEN_TYPE_141: "On the token histogram of 1.41: `input`, `output`",
-    **{name: "On `otel_tokens.*` metrics, if `metric_attributes` allows it" for name in c.TAGS.values()},
+    **dict.fromkeys(c.TAGS.values(), "On `otel_tokens.*` metrics, if `metric_attributes` allows it"),
     f"{c.TAG_PREFIX}NAME": "On `otel_tokens.*` metrics, if `metric_attributes` allows it",
 }
 
@@ -113,7 +113,7 @@ ON_EVENTS: dict[str, str] = {
     c.BUDGET_SCOPE: "Whose: `tenant=acme`; empty for a budget that is not split",
     c.BUDGET_DECISION: f"`deny`, on `{c.BUDGET_EXCEEDED_EVENT}`",
     c.BUDGET_RATIO: "Used share of the limit",
-    f"{c.NAMESPACE}.budget.event": f"What happened, on `{c.BUDGET_THRESHOLD_EVENT}`: threshold, downgrade, clamp, cut …",
+    f"{c.NAMESPACE}.budget.event": f"On `{c.BUDGET_THRESHOLD_EVENT}`: threshold, downgrade, clamp, slow, pause, resume, cut, overdraft",
     c.PROVIDER: f"On `{c.BUDGET_EXCEEDED_EVENT}`",
     c.REQUEST_MODEL: f"On `{c.BUDGET_EXCEEDED_EVENT}`",
 }

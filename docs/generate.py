@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def metric_table() -> str:
     return table(
         ("Metric", "In Prometheus", "Kind, unit", "When", "Meaning"),
         (
-            (f"`{m.name}`", f"`{prometheus_name(m)}`", f"{m.kind}, `{m.unit}`", WHEN.get(m.name, "always"), m.description)
+            (f"`{m.name}`", f"`{prometheus_name(m)}`", f"{m.kind}, `{m.unit}`", WHEN.get(m.name, "always"),
+             m.description)
             for m in metrics()
         ),
     )  # fmt: skip
@@ -122,7 +124,10 @@ def hosts() -> str:
         by.setdefault(name, []).append(f"a local server on port {port}")
     return table(
         ("Provider", "Prices known", "Hosts"),
-        ((f"`{name}`", "yes" if name in PRICE_LISTS else "", ", ".join(dict.fromkeys(by[name]))) for name in sorted(by)),
+        (
+            (f"`{name}`", "yes" if name in PRICE_LISTS else "", ", ".join(dict.fromkeys(by[name])))
+            for name in sorted(by)
+        ),
     )
 
 
@@ -166,12 +171,16 @@ def standard() -> str:
 
 def dimensions() -> str:
     """What a report can be split by."""
-    return ", ".join(f"`{name}`" for name in DIMENSIONS) + ".\n"
+    return _listed(DIMENSIONS)
 
 
 def columns() -> str:
     """The columns of the ledger."""
-    return ", ".join(f"`{name}`" for name in COLUMNS) + ".\n"
+    return _listed(COLUMNS)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(f"`{name}`" for name in names) + ".", 120, break_on_hyphens=False) + "\n"
 
 
 def command(path: str) -> str:

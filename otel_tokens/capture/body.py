@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from otel_tokens.lifecycle import ActiveCall
 from otel_tokens.safely import safely
 
-EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
 MAX_EVENT = 4 * 1024 * 1024
 MAX_OUTLINE = 1024 * 1024
 MAX_TEXT = 200
@@ -37,32 +39,53 @@ def body_for(headers: Any, active: ActiveCall, decoders: Any) -> Body:
     events = "event-stream" in str(headers.get("content-type", ""))
     if not encoding or encoding == "identity":
         return EventBody(active) if events else JsonBody(active)
-    inner: Body = EventBody(active, hide=False) if events else JsonBody(active)
-    return Decoded(inner, encoding, decoders)
+    anew = events and active.hide_usage and encoding in _WINDOW
+    inner: Body = EventBody(active, hide=anew) if events else JsonBody(active)
+    return Decoded(inner, encoding, decoders, anew=anew)
+
+
+_WINDOW = {"gzip": 31, "deflate": 15}
+"""How zlib writes these encodings; a body in another one cannot be written anew."""
 
 
 class Decoded:
-    """A compressed body: looked at through the HTTP client's own decoder, passed on as it came."""
+    """A compressed body: looked at through the HTTP client's own decoder, and passed on as it came.
 
-    def __init__(self, inner: Body, encoding: str, decoders: Any) -> None:
+    `anew`: it is compressed again on its way, so that something can be left out.
+    """
+
+    def __init__(self, inner: Body, encoding: str, decoders: Any, *, anew: bool = False) -> None:
         self._inner = inner
         made = getattr(decoders, "SUPPORTED_DECODERS", {}).get(encoding)
         self._decoder = safely("content decoder", made) if made is not None else None
+        self._squeeze = zlib.compressobj(wbits=_WINDOW[encoding]) if anew and self._decoder is not None else None
 
     def feed(self, data: bytes) -> bytes:
         """Look at compressed bytes."""
-        if self._decoder is not None:
-            plain = safely("decode body", self._decoder.decode, data)
-            if plain is None:
-                self._decoder = None
-            elif plain:
-                self._inner.feed(plain)
-        return data
+        if self._decoder is None:
+            return data
+        out = b""
+        try:
+            # A decoder returns the bytes, or (httpx2 >= 2.16) yields them in pieces of bounded size.
+            plain: bytes | Iterable[bytes] = self._decoder.decode(data)
+            for piece in (plain,) if isinstance(plain, bytes) else plain:
+                out += self._again(self._inner.feed(piece))
+        except Exception:  # damaged: the HTTP client will tell the caller
+            self._decoder = None
+            return out + data if self._squeeze is not None else data
+        return out if self._squeeze is not None else data
+
+    def _again(self, kept: bytes) -> bytes:
+        if self._squeeze is None or not kept:
+            return b""
+        return self._squeeze.compress(kept) + self._squeeze.flush(zlib.Z_SYNC_FLUSH)
 
     def finish(self) -> bytes:
         """The body has ended."""
-        self._inner.finish()
-        return b""
+        rest = self._again(self._inner.finish())
+        if self._squeeze is None or self._decoder is None:
+            return b""
+        return rest + self._squeeze.flush()
 
 
 class EventBody:
@@ -107,7 +130,7 @@ class EventBody:
             return False
         try:
             chunk = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         return self._active.see_chunk(_Chunk(chunk))
 
@@ -122,11 +145,14 @@ class _Chunk:
 
 
 _PLAIN = re.compile(rb'[^"]+')
-_TEXT = re.compile(rb'(?:[^"\\]|\\.)*', re.DOTALL)
+# Possessive: a search that can step back remembers every step, eight megabytes for a text of 64 KiB.
+_TEXT = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+# From a comma to another with only numbers between them: what is left of them is still a list of numbers.
+_NUMBERS = re.compile(rb",[-+.\deE,\s]{200,},")
 
 
 class JsonBody:
-    """One JSON document: kept in outline, its long texts cut and counted."""
+    """One JSON document: kept in outline, its long texts cut and counted, its long rows of numbers shortened."""
 
     def __init__(self, active: ActiveCall) -> None:
         self._active = active
@@ -145,7 +171,8 @@ class JsonBody:
             if not self._in_text:
                 match = _PLAIN.match(rest, at)
                 if match is not None:
-                    self._keep(match.group())
+                    plain = match.group()
+                    self._keep(plain if len(plain) < MAX_TEXT else _NUMBERS.sub(b",", plain))
                     at = match.end()
                 if at < len(rest):
                     self._keep(b'"')
@@ -186,7 +213,7 @@ class JsonBody:
         """Read the outline."""
         try:
             payload = json.loads(self._outline)
-        except ValueError:
+        except (ValueError, RecursionError):
             self._active.facts.strange = True
             return b""
         self._active.see(payload)

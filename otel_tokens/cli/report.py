@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from otel_tokens.cli.options import config_option, ledger_option, ledger_path, read_moment
+from otel_tokens.errors import LedgerError
 
 
 @click.command(
@@ -57,8 +60,11 @@ def command(
     conditions = [_condition(text) for text in where]
     if run is not None:
         conditions.append(("tag:run", run))
+    path = ledger_path(ledger, config)
+    if not Path(path).exists():
+        raise LedgerError("there is no ledger here; `otel-tokens run python app.py` keeps one", path=path)
     found = report(
-        ledger_path(ledger, config),
+        path,
         by=[name for text in by for name in text.split(",")] or ["model"],
         since=since,
         until=until,

@@ -87,6 +87,7 @@ def test_line_ends_of_different_kinds_in_one_stream(alone: Alone) -> None:
     active = alone("openai.chat", hide_usage=True)
     assert through(EventBody(active), data, []).endswith(sse([SHOWN[2]], "\r"))
     assert active.facts.complete
+    assert active.facts.chunks == 4
 
 
 def test_events_of_anthropic(alone: Alone) -> None:

@@ -121,7 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     }
     for name, values in given.items():
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, [value for _, value in values], ids=[id for id, _ in values])
+            metafunc.parametrize(name, [value for _, value in values], ids=[title for title, _ in values])
 
 
 @pytest.fixture(scope="session")

@@ -105,5 +105,8 @@ def test_command(command: list[str]) -> None:
     if isinstance(found, click.Group) and set(rest) <= {"--help", "--version"}:
         return
     rest = [word for word in rest if word != "--help"]
+    values = {opt for p in found.params if isinstance(p, click.Option) and not p.is_flag for opt in p.opts}
+    if rest and rest[-1] in values:  # `otel-tokens run --tag` is a name, too
+        rest.pop()
     if rest or not any(isinstance(p, click.Argument) for p in found.params):  # `otel-tokens budget add` alone is a name
         found.make_context("otel-tokens", list(rest))

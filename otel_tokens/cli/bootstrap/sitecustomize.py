@@ -10,16 +10,14 @@ processes that this one starts), and a `sitecustomize` that it hides is run and 
 
 from __future__ import annotations
 
-# Every Python process of a run pays for this file: nothing is imported that start-up has not imported anyway, not
-# even otel_tokens, before an SDK is.
+# Every Python process of a run pays for this file: it imports what the interpreter has loaded already or has built
+# in, and nothing else (`signal` alone costs as much as all of this), least of all otel_tokens.
+import _signal
 import _thread
 import os
-import signal
 import sys
-from importlib.machinery import PathFinder
-from importlib.util import find_spec, module_from_spec
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
@@ -39,15 +37,18 @@ def _is_here(entry: str) -> bool:
         return False
 
 
+def _find(name: str) -> ModuleSpec | None:
+    """As importlib.util.find_spec, for a name without dots."""
+    return next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, None)) is not None), None)
+
+
 def _chain() -> None:
-    """Run the `sitecustomize` that would have run without us; its errors are its own, as without us."""
-    spec = PathFinder.find_spec("sitecustomize", sys.path)
-    if spec is None or spec.loader is None:
+    """Import the `sitecustomize` that would have run without us; its errors are its own, as without us."""
+    if _find("sitecustomize") is None:
         return
-    ours, module = sys.modules["sitecustomize"], module_from_spec(spec)
-    sys.modules["sitecustomize"] = module
+    ours = sys.modules.pop("sitecustomize")
     try:
-        spec.loader.exec_module(module)
+        import sitecustomize  # noqa: F401, PLW0406  (another one: this folder is not on the path any more)
     except BaseException:
         sys.modules["sitecustomize"] = ours  # the import system takes it away itself
         raise
@@ -60,7 +61,7 @@ def _start() -> None:
     if not folder:
         return
     try:
-        if find_spec("otel_tokens") is None:  # a Python of another environment: the program runs on
+        if _find("otel_tokens") is None:  # a Python of another environment: the program runs on
             _note(folder, f"missing {sys.executable}")
             return
         _note(folder, "seen")
@@ -124,18 +125,18 @@ def _flush_on_sigterm() -> None:
     arrives in the instant before a blocking call waits for the end of that call, or for the next signal.
     """
     try:
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _terminated)
+        if _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL:
+            _signal.signal(_signal.SIGTERM, _terminated)
     except ValueError:
         pass  # not the main thread: an embedded interpreter
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not cut the flush short
+    _signal.signal(number, _signal.SIG_IGN)  # a second one must not cut the flush short
     try:
         _flush()
     finally:
-        signal.signal(number, signal.SIG_DFL)
+        _signal.signal(number, _signal.SIG_DFL)
         os.kill(os.getpid(), number)  # so that the parent sees a process ended by this signal
 
 

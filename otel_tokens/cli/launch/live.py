@@ -17,7 +17,7 @@ from otel_tokens.cli.launch.figures import Figures
 _EVERY = 0.5  # seconds between two looks
 _SHARE = 20  # a look may take one twentieth of the time
 _LEAST_ROWS = 6
-_SAVE, _RESTORE, _CLEAR = "\x1b7", "\x1b8", "\x1b[2K"
+_SAVE, _RESTORE, _CLEAR, _INDEX, _UP = "\x1b7", "\x1b8", "\x1b[2K", "\x1bD", "\x1b[1A"
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -57,9 +57,13 @@ class LiveLine:
         if size.lines < _LEAST_ROWS or not self._in_front():
             return
         text = ""
-        if self._shown is None or self._shown[1] != size:
-            # Make room at the bottom, scroll above it only, and go back to where the program was writing.
-            text = f"\n{_SAVE}\x1b[1;{size.lines - 1}r{_RESTORE}\x1b[1A"
+        before = self._shown[1] if self._shown is not None else None
+        if before != size:
+            if before is not None and before.lines < size.lines:
+                text = f"{_SAVE}\x1b[{before.lines};1H{_CLEAR}{_RESTORE}"
+            # Make room at the bottom, scroll above it only, and go back to where the program was writing: one row
+            # up in the same column, as the index moves down without going to the first column.
+            text += f"{_INDEX}{_SAVE}\x1b[1;{size.lines - 1}r{_RESTORE}{_UP}"
         line = f" otel-tokens · {figures.line()}"[: size.columns - 1]
         self._write(f"{text}{_SAVE}\x1b[{size.lines};1H{_CLEAR}{_DIM}{line}{_PLAIN}{_RESTORE}")
         self._shown = (figures, size)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from otel_tokens.guard.store import sqlite
 from otel_tokens.guard.store.base import Slot, Store
 from otel_tokens.guard.store.memory import MemoryStore
 from otel_tokens.guard.store.redis import RedisStore
-from otel_tokens.guard.store.redis_wire import Script
+from otel_tokens.guard.store.redis_wire import Request, Script
 from otel_tokens.guard.store.sqlite import SqliteStore
 
 
@@ -33,41 +35,36 @@ def clock() -> Clock:
 @pytest.fixture(params=["sqlite", "redis"])
 def turned(
     request: pytest.FixtureRequest, clock: Clock, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Store:
+) -> Iterator[Store]:
     """A shared store that lives by the test's clock."""
     if request.param == "sqlite":
         monkeypatch.setattr(sqlite, "host_ms", clock)
         store: Store = SqliteStore(tmp_path / "budgets.db", timeout=10)
-        request.addfinalizer(store.close)
-        return store
+        yield store
+        store.close()
+        return
 
     import redis
 
     prefix = uuid.uuid4().hex
-    other = redis.Redis.from_url(redis_url)
     scripts = {name: turned_script(name) for name in ("admit", "settle", "renew", "read", "rows", "change")}
     monkeypatch.setattr(Script, "named", staticmethod(scripts.__getitem__))
-
-    class Turned(RedisStore):
-        def set_clock(self) -> None:
-            other.set(f"{{{prefix}}}:clock", clock.ms * 1000)
-
-    store = Turned(redis_url, timeout=10, prefix=prefix)
+    store = RedisStore(redis_url, timeout=10, prefix=prefix)
+    by_hand = redis.Redis.from_url(redis_url)
     ask = store._links.ask
 
-    def with_clock(wanted: object) -> object:
-        store.set_clock()
-        return ask(wanted)  # type: ignore[arg-type]
+    def with_clock(request: Request) -> object:
+        by_hand.set(f"{{{prefix}}}:clock", clock.ms * 1000)
+        return ask(request)
 
     monkeypatch.setattr(store._links, "ask", with_clock)
-    request.addfinalizer(store.close)
-    request.addfinalizer(other.close)
-    return store
+    yield store
+    store.close()
+    by_hand.close()
 
 
 def turned_script(name: str) -> Script:
-    import hashlib
-
+    """The script with its looks at the server's clock turned to a key that the test sets."""
     script = Script(name)
     assert script.text.count("call('TIME')") >= 1
     script.text = script.text.replace("call('TIME')", "{'0', call('GET', root .. ':clock')}")

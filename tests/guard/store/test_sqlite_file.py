@@ -156,7 +156,7 @@ def test_damaged_while_in_use(path: Path, open_file) -> None:
     data = bytearray(path.read_bytes())
     data[4096:] = os.urandom(len(data) - 4096)
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="malformed|not a database"):
+    with pytest.raises(StoreError, match=r"malformed|not a database"):
         for n in range(3):
             store.admit(f"k{n}", S, [1], TTL)
     path.unlink()
@@ -187,7 +187,7 @@ def test_read_only() -> None:
         def child() -> None:
             if os.geteuid() == 0:
                 os.seteuid(65534)  # root may write anything
-            with pytest.raises(StoreError, match="readonly|unable to open"):
+            with pytest.raises(StoreError, match=r"readonly|unable to open"):
                 store.admit("k", S, [1], TTL)
 
         process = multiprocessing.get_context("fork").Process(target=child)
@@ -240,7 +240,7 @@ def test_of_a_newer_version(path: Path, open_file) -> None:
     connection.execute("UPDATE budget_store SET version = 99")
     connection.commit()
     connection.close()
-    with pytest.raises(StoreError, match="schema 99.*update otel-tokens"):
+    with pytest.raises(StoreError, match=r"schema 99.*update otel-tokens"):
         open_file().read(S)
 
 
