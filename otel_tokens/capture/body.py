@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from otel_tokens.lifecycle import ActiveCall
@@ -57,23 +57,25 @@ class Decoded:
     def __init__(self, inner: Body, encoding: str, decoders: Any, *, anew: bool = False) -> None:
         self._inner = inner
         made = getattr(decoders, "SUPPORTED_DECODERS", {}).get(encoding)
-        self._decoder = safely("content decoder", made) if made is not None else None
+        self._decoder: Any = safely("content decoder", made) if made is not None else None
         self._squeeze = zlib.compressobj(wbits=_WINDOW[encoding]) if anew and self._decoder is not None else None
 
     def feed(self, data: bytes) -> bytes:
         """Look at compressed bytes."""
         if self._decoder is None:
             return data
-        out = b""
+        kept = [self._again(self._inner.feed(piece)) for piece in self._plain(data)]
+        if self._squeeze is None:
+            return data
+        return b"".join(kept) if self._decoder is not None else b"".join((*kept, data))
+
+    def _plain(self, data: bytes) -> Iterator[bytes]:
         try:
             # A decoder returns the bytes, or (httpx2 >= 2.16) yields them in pieces of bounded size.
             plain: bytes | Iterable[bytes] = self._decoder.decode(data)
-            for piece in (plain,) if isinstance(plain, bytes) else plain:
-                out += self._again(self._inner.feed(piece))
+            yield from (plain,) if isinstance(plain, bytes) else plain
         except Exception:  # damaged: the HTTP client will tell the caller
             self._decoder = None
-            return out + data if self._squeeze is not None else data
-        return out if self._squeeze is not None else data
 
     def _again(self, kept: bytes) -> bytes:
         if self._squeeze is None or not kept:

@@ -60,8 +60,10 @@ class Requests:
         if held is None or held[0] is not base:
             host = self._resolve(str(getattr(client, "base_url", base)), provider.sdk)
             if not host.known:
-                billers = (provider.clients.get(kind.__name__) for kind in type(client).__mro__)
-                biller = next((name for name in billers if name is not None), None)
+                # openai.OpenAI(provider=…) keeps the cloud's name there; other clouds have client classes.
+                cloud = str(getattr(getattr(client, "_provider_runtime", None), "name", ""))
+                names = (cloud, *(kind.__name__ for kind in type(client).__mro__))
+                biller = next((provider.clients[name] for name in names if name in provider.clients), None)
                 host = host if biller is None else replace(host, provider=biller)
             held = (base, host)
             self._hosts[client] = held

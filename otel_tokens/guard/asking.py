@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard import units
-from otel_tokens.guard.clamping import fitting_output
+from otel_tokens.guard.clamping import Clamping
 from otel_tokens.guard.drive import Story
 from otel_tokens.guard.gas import current_critical, current_gas
 from otel_tokens.guard.granting import granted, unpriced, without_store
@@ -16,6 +16,7 @@ from otel_tokens.guard.lease import ActiveLease
 from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import UnpricedError
 from otel_tokens.guard.plan import Plan
+from otel_tokens.guard.refusal import Spot
 from otel_tokens.guard.room import Room
 from otel_tokens.guard.steering import Steering
 from otel_tokens.guard.store.base import Admission, StoreError
@@ -114,7 +115,7 @@ class Asking:
             line, limit = over[0]
             slot = line.slot("", "", now)
             asked = self.values[line.measure]
-            raise self.room.refuse(line, slot, (0, 0, limit), asked, call=self.call, now=now)
+            raise self.room.refuse(Spot(line, slot, (0, 0, limit)), asked, call=self.call, now=now)
 
     def draft(self) -> ActiveLease:
         """A lease for what is about to be asked. A key is never used twice: stores remember released ones."""
@@ -188,7 +189,8 @@ class Asking:
             return False
         why = "finished by hand: " if finished else self.waiting.why
         asked = self.values[line.measure]
-        raise room.refuse(line, slot, balance, asked, call=self.call, now=answer.now, retry_at=answer.retry_at, why=why)
+        spot = Spot(line, slot, balance)
+        raise room.refuse(spot, asked, call=self.call, now=answer.now, retry_at=answer.retry_at, why=why)
 
     def shorter(self, answer: Admission) -> bool:
         """Bound the answer so that the call fits what is left, if that may be done and helps."""
@@ -216,7 +218,7 @@ class Asking:
         if not self.may_shorten(may=may):
             return False
         room = self.room
-        bound = fitting_output(room.meter, self.plan, self.call, self.model, self.sizes, free=free)
+        bound = Clamping(room.meter, self.plan, self.call, self.model, self.sizes).bound(free)
         if bound is None or bound < self.least() or (self.bound is not None and bound >= self.bound):
             return False
         self.bound = bound

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from otel_tokens.guard.drive import Story
 from otel_tokens.guard.gas import current_critical
+from otel_tokens.guard.refusal import Spot
 from otel_tokens.guard.room import Room, operation_key
 from otel_tokens.guard.store.base import Admission, StoreError
 from otel_tokens.guard.units import OPERATIONS
@@ -40,4 +41,4 @@ def count(room: Room, operation: str, amount: int, *, dangerous: bool) -> Story[
             line, slot = lines[answer.refused], slots[answer.refused]
             balance = answer.balances[answer.refused]
             why = "finished by hand: " if answer.reason == "finished" else ""
-            raise room.refuse(line, slot, balance, amount, call=None, now=now, why=why)
+            raise room.refuse(Spot(line, slot, balance), amount, call=None, now=now, why=why)

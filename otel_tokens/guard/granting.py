@@ -6,6 +6,7 @@ from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard import units
 from otel_tokens.guard.lease import ActiveLease
 from otel_tokens.guard.plan import Plan
+from otel_tokens.guard.refusal import Spot
 from otel_tokens.guard.room import Room
 from otel_tokens.guard.store.base import Admission, StoreError
 from otel_tokens.values import Call
@@ -63,4 +64,4 @@ def unpriced(room: Room, plan: Plan, call: Call) -> BudgetExceededError:
     slot = next((s for ln, s in zip(plan.lines, plan.slots, strict=True) if ln is line), None) or line.slot("", "", now)
     why = f"no price is known for model {call.model!r} of {call.provider}, so its cost cannot be bounded; "
     room.tell("unpriced", line, slot, (0, 0, slot.limit), call=call, now=now, detail=why.rstrip("; "))
-    return room.refuse(line, slot, (0, 0, slot.limit), 0, call=call, now=now, why=why)
+    return room.refuse(Spot(line, slot, (0, 0, slot.limit)), 0, call=call, now=now, why=why)

@@ -44,10 +44,6 @@ class Meter:
             per_choice = self._learned.of(call.provider, model).high_output or FALLBACK_OUTPUT
         return max(per_choice, sizes.thinking) * max(1, sizes.choices)
 
-    def upper(self, sizes: CallSizes, output: int) -> Usage:
-        """The usage the call will not pass."""
-        return sized(sizes.input_upper, output)
-
     def expected(self, call: Call, model: str, sizes: CallSizes, output: int) -> Usage:
         """The likely usage, never above the upper one."""
         if self._estimate is not None:

@@ -7,6 +7,7 @@ import time
 
 from otel_tokens.guard.drive import SLEEP, Story
 from otel_tokens.guard.line import Line
+from otel_tokens.guard.refusal import Spot
 from otel_tokens.guard.room import Room
 from otel_tokens.guard.steering import Steering
 from otel_tokens.guard.store.base import Balance, Slot, StoreError
@@ -44,7 +45,7 @@ class Waiting:
         if not line.hard:
             self._steering.give_up_pausing()
             return True
-        raise self._room.refuse(line, slot, balance, 0, call=self._call, now=now, why=self.why)
+        raise self._room.refuse(Spot(line, slot, balance), 0, call=self._call, now=now, why=self.why)
 
     def more(self, line: Line, slot: Slot, balance: Balance, retry_at: int, now: int) -> Story[bool]:
         """Wait a little for `line`; False if it does not wait, or has waited long enough."""

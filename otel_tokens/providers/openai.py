@@ -157,5 +157,7 @@ PROVIDER = Provider(
         "AsyncAzureOpenAI": "azure.ai.openai",
         "BedrockOpenAI": "aws.bedrock",
         "AsyncBedrockOpenAI": "aws.bedrock",
+        "bedrock": "aws.bedrock",
+        "vertex": "gcp.vertex_ai",
     },
 )

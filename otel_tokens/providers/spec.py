@@ -71,7 +71,7 @@ class Provider:
 
     `tested` are the (lowest, highest) major.minor versions our tests run on; a newer one is patched with a note.
     `native_switch` is the environment variable that turns the SDK's own spans off. `clients` names who bills the
-    calls of a client class when its host is not known (a proxy in front of a cloud).
+    calls of a client class (or of the SDK's own name for a cloud) when its host is not known: a proxy before it.
     """
 
     id: str

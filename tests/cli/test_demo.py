@@ -50,7 +50,7 @@ def test_the_demo_shows_every_kind_of_call(workshop: Any) -> None:
 def _check_budget(out: str, records: list[Any]) -> None:
     spent = sum((record.cost.total for record in records), Decimal(0))
     assert spent <= Decimal(workload.BUDGET_USD)
-    assert [record.call.model for record in records][0] == "claude-opus-4-5"
+    assert records[0].call.model == "claude-opus-4-5"
     assert records[-1].call.model == "claude-haiku-4-5"
     assert records[-1].call.asked_model == "claude-opus-4-5"
     where = [out.index(words) for words in ("70 %: a warning", "90 %: from here on a cheaper", "100 %: refused")]
@@ -66,7 +66,13 @@ def _check_output(out: str, calls: int) -> None:
 
 
 def test_the_demo_names_what_is_missing(workshop: Any) -> None:
-    code = "import sys; sys.modules['anthropic'] = None; from otel_tokens.cli import main; sys.argv = ['x', 'demo']; main()"
+    code = """
+    import sys
+    sys.modules["anthropic"] = None
+    sys.argv = ["otel-tokens", "demo"]
+    from otel_tokens.cli import main
+    main()
+    """
     workshop.program(code, "without.py", "")
     done = workshop("run", "-q", "--no-ledger", sys.executable, "without.py")
     assert done.returncode == 2

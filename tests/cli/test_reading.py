@@ -192,5 +192,3 @@ def test_exporter_refuses_what_is_no_ledger_and_a_taken_port(workshop: Any) -> N
     assert done.returncode == 2
     assert "cannot serve" in done.stderr
     assert "Traceback" not in done.stderr
-
-

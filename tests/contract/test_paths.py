@@ -279,6 +279,30 @@ def test_clouds(meter: Any, model_server: ModelServer, cloud: str, beta: bool, s
     assert (record.call.provider, record.usage.origin) == (provider, "provider")
 
 
+def _cloud_client(cloud: str, url: str) -> Any:
+    if cloud == "BedrockOpenAI":
+        return openai.BedrockOpenAI(api_key="k", aws_region="us-east-1", base_url=url)
+    from openai import providers
+
+    if cloud == "bedrock":
+        return openai.OpenAI(provider=providers.bedrock(api_key="k", region="us-east-1", base_url=url))
+    if not hasattr(providers, "vertex"):
+        return None  # not in openai 2
+    return openai.OpenAI(provider=providers.vertex(base_url=url, token_provider=lambda: "t"))
+
+
+@pytest.mark.parametrize(
+    ("cloud", "biller"), [("BedrockOpenAI", "aws.bedrock"), ("bedrock", "aws.bedrock"), ("vertex", "gcp.vertex_ai")]
+)
+def test_openai_on_clouds(meter: Any, model_server: ModelServer, cloud: str, biller: str) -> None:
+    made = _cloud_client(cloud, f"{model_server.url}/v1")
+    if made is None:
+        assert int(openai.__version__.partition(".")[0]) < 3
+        return
+    keep(made).chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert meter.one().call.provider == biller
+
+
 def test_azure(meter: Any, model_server: ModelServer) -> None:
     client = keep(openai.AzureOpenAI(api_key="k", api_version="2024-10-21", azure_endpoint=model_server.url))
     client.chat.completions.create(model="my-deployment", messages=MESSAGES)

@@ -41,6 +41,7 @@ def seen() -> Iterator[tuple[list[ReadableSpan], list[Any]]]:
             chunk_histogram=True,
             cost_aliases=[name for name in COST_ALIASES if name != COST_ALIASES_EXCLUSIVE[0]],
             metric_attributes=["tenant", "team"],
+            prices=[{"model": "error-500", "input": 1, "output": 1}],
             hosts=[{"match": host, "path": "/v1", "provider": "openai"}],
             budgets=[Budget("calls", calls=8), Budget("money", usd=9, per="tenant"), Budget("tokens", tokens="1M")],
         )

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 # Every Python process of a run pays for this file: it imports what the interpreter has loaded already or has built
 # in, and nothing else (`signal` alone costs as much as all of this), least of all otel_tokens.
-import _signal
 import _thread
 import os
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import FrameType, ModuleType
+else:
+    import _signal
 
 VARIABLE = "OTEL_TOKENS_RUN"
 SEPARATOR = "\x1f"
@@ -39,7 +41,12 @@ def _is_here(entry: str) -> bool:
 
 def _find(name: str) -> ModuleSpec | None:
     """As importlib.util.find_spec, for a name without dots."""
-    return next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, None)) is not None), None)
+    for finder in sys.meta_path:
+        look = getattr(finder, "find_spec", None)  # finders of old have another method
+        spec = look(name, None) if look is not None else None
+        if spec is not None:
+            return spec
+    return None
 
 
 def _chain() -> None:
@@ -48,7 +55,7 @@ def _chain() -> None:
         return
     ours = sys.modules.pop("sitecustomize")
     try:
-        import sitecustomize  # noqa: F401, PLW0406  (another one: this folder is not on the path any more)
+        import sitecustomize  # noqa: F401  # pyright: ignore[reportUnusedImport]  (another one: this folder is not on the path any more)
     except BaseException:
         sys.modules["sitecustomize"] = ours  # the import system takes it away itself
         raise

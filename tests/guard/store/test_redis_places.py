@@ -164,10 +164,10 @@ def test_a_cluster(make_redis) -> None:
 
 
 def in_a_fresh_process(code: str) -> tuple[int, str, str]:
-    """Run with every warning an error and asyncio's debug mode on; what it left on stderr matters too."""
+    """Run with every warning an error; what it left on stderr matters too."""
     root = str(Path(__file__).parents[3])
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
         timeout=60,
