@@ -109,8 +109,9 @@ class EventBody:
         for match in EVENT_END.finditer(held, start):
             event = bytes(held[begin : match.end()])
             begin = match.end()
-            if not self._event(event) and self._hold:
-                out += event
+            kept = self._event(event)
+            if self._hold:
+                out += kept
         del held[:begin]
         if len(held) > MAX_EVENT:
             out += held
@@ -119,22 +120,29 @@ class EventBody:
 
     def finish(self) -> bytes:
         """Whatever stands after the last event."""
-        rest = bytes(self._held)
+        rest = self._event(bytes(self._held))
         self._held.clear()
-        if rest.strip() and self._event(rest):
-            return b""
         return rest if self._hold else b""
 
-    def _event(self, event: bytes) -> bool:
-        """Take one event; say whether to hide it."""
+    def _event(self, event: bytes) -> bytes:
+        """Take one event; returns what of it the caller would have got had we not asked for usage."""
         data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
         if not data.startswith(b"{"):
-            return False
+            return event
         try:
             chunk = json.loads(data)
         except (ValueError, RecursionError):
-            return False
-        return self._active.see_chunk(_Chunk(chunk))
+            return event
+        if self._active.see_chunk(_Chunk(chunk)):
+            return b""
+        if self._hold and chunk.get("usage", ...) is None:
+            # OpenAI puts this into every chunk of a stream that is asked for usage, and into no other.
+            return _NO_USAGE.sub(b"", event, count=1)
+        return event
+
+
+# Quotes inside a JSON text are escaped, so this is no part of one.
+_NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')
 
 
 class _Chunk:
@@ -151,6 +159,14 @@ _PLAIN = re.compile(rb'[^"]+')
 _TEXT = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 # From a comma to another with only numbers between them: what is left of them is still a list of numbers.
 _NUMBERS = re.compile(rb",[-+.\deE,\s]{200,},")
+
+
+_INSIDE = bytes(range(0x80, 0xC0))
+
+
+def _letters(text: bytes) -> int:
+    """About how many characters stand here: the first byte of each, and one for an escape."""
+    return len(text.translate(None, _INSIDE)) - text.count(b"\\") - 4 * text.count(b"\\u")
 
 
 class JsonBody:
@@ -208,13 +224,14 @@ class JsonBody:
         if b"\\" in kept and len(kept) < len(text):
             kept = kept[: kept.index(b"\\")]
         self._room = self._room - len(kept) if len(kept) == len(text) else 0
-        self._cut += len(text) - len(kept)
+        self._cut += _letters(text[len(kept) :])
         self._keep(kept)
 
     def finish(self) -> bytes:
         """Read the outline."""
         try:
-            payload = json.loads(self._outline)
+            # A text may have been cut inside a character.
+            payload = json.loads(self._outline.decode(errors="replace"))
         except (ValueError, RecursionError):
             self._active.facts.strange = True
             return b""

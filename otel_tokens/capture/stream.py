@@ -139,13 +139,10 @@ def attach(response: Any, active: ActiveCall) -> None:
 
 
 class _Tap:
-    """What both taps do. Public attributes of the wrapped stream stay reachable: an SDK may have put some there."""
+    """What both taps do. What else the wrapped stream has stays reachable, as it is when it is asked for: the HTTP
+    client keeps the elapsed time there, an SDK its observer."""
 
     def __init__(self, inner: Any, active: ActiveCall, response: Any) -> None:
-        public: dict[str, Any] = getattr(inner, "__dict__", {})
-        for name, value in public.items():
-            if not name.startswith("_"):
-                setattr(self, name, value)
         self._otel_inner = inner
         self._otel_active = active
         self._otel_headers = response.headers
@@ -153,6 +150,11 @@ class _Tap:
         self._otel_error: BaseException | None = None
         self._otel_body: Body | None = None
         self._otel_decoders = sys.modules.get(type(response).__module__.partition(".")[0] + "._decoders")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_otel_"):
+            raise AttributeError(name)
+        return getattr(self._otel_inner, name)
 
     def _otel_see(self, data: bytes) -> bytes:
         """Look at bytes that pass, when nobody parses them; returns what the caller shall get."""

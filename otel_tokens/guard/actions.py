@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from otel_tokens.guard import units
 from otel_tokens.guard.events import Emit, Event
 from otel_tokens.guard.options import GuardOptions
 from otel_tokens.guard.threshold import HOOKS, Action
@@ -172,9 +173,10 @@ def post(url: str, event: Event) -> str | None:
 def describe(event: Event) -> str:
     """The event in one line for people."""
     name = f"budget {event.budget!r}" + (f" ({event.scope})" if event.scope else "")
+    amounts = f"{event.used} of {event.limit} {units.name(event.unit)}"
     if event.kind == "threshold":
-        return f"{name}: {event.threshold} used: {event.used} of {event.limit} {event.unit}"
-    numbers = f": {event.used} of {event.limit} {event.unit} used" if event.limit is not None else ""
+        return f"{name}: {event.threshold} used: {amounts}"
+    numbers = f": {amounts} used" if event.limit is not None else ""
     return f"{name}: {event.kind}{numbers}" + (f": {event.detail}" if event.detail else "")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any, Literal
@@ -81,16 +81,19 @@ class Decisions:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls: dict[str, list[int]] = {}
+        self._calls: dict[str, int] = {}
         self._single: dict[tuple[str, str, str, str, str], int] = {}
 
-    def call(self, tally: str, *, warn: bool) -> None:
-        """A decision that several budgets took part in (`Plan.tally`). One addition, however many there are."""
+    def allowed(self, tally: str) -> None:
+        """All budgets of a plan (`Plan.tally`) allowed a call. One addition, however many there are."""
         with self._lock:
-            row = self._calls.get(tally)
-            if row is None:
-                row = self._calls[tally] = [0, 0]
-            row[warn] += 1
+            self._calls[tally] = self._calls.get(tally, 0) + 1
+
+    def warned(self, tally: str, names: Collection[str]) -> None:
+        """The budgets of a plan allowed a call, `names` of them with a warning."""
+        model, provider, *every = tally.split("\n")
+        for name in every:
+            self.single(name, "warn" if name in names else "allow", provider, model)
 
     def single(self, budget: str, decision: Decision, provider: str, model: str, reason: str = "") -> None:
         """A decision of one budget, or for a `reason` such as "store" without any."""
@@ -101,15 +104,12 @@ class Decisions:
     def totals(self) -> Sequence[tuple[str, str, str, str, str, int]]:
         """(budget, decision, provider, model, reason, count), all since the start of the process."""
         with self._lock:
-            calls, counts = list(self._calls.items()), dict(self._single)
-            rows = [(tally, list(row)) for tally, row in calls]
-        for tally, row in rows:
+            calls, counts = dict(self._calls), dict(self._single)
+        for tally, count in calls.items():
             model, provider, *names = tally.split("\n")
-            for decision, count in zip(("allow", "warn"), row, strict=True):
-                for name in names:
-                    key = (name, decision, provider, model, "")
-                    if count:
-                        counts[key] = counts.get(key, 0) + count
+            for name in names:
+                key = (name, "allow", provider, model, "")
+                counts[key] = counts.get(key, 0) + count
         return [(*key, count) for key, count in sorted(counts.items())]
 
     def after_fork(self) -> None:

@@ -52,8 +52,6 @@ def forecast(status: Status, samples: Sequence[tuple[float, int, int]], smallest
     """
     left = status.remaining
     plain = Forecast(status.name, status.unit, status.scope, left, status.ratio, len(samples))
-    if status.unit == "seconds" and not samples:
-        return plain
     costs = [after - before for _, before, after in samples]
     if len(samples) < _FEWEST or sum(costs) <= 0:
         return plain
@@ -79,6 +77,22 @@ def forecast(status: Status, samples: Sequence[tuple[float, int, int]], smallest
         seconds_low=low,
         seconds_high=high,
         lasts=None if status.end is None or seconds is None else now + seconds >= status.end,
+    )
+
+
+def clock_forecast(status: Status) -> Forecast:
+    """The forecast of wall time, which passes by itself, one second per second."""
+    left = float(status.remaining)
+    return Forecast(
+        status.name,
+        status.unit,
+        status.scope,
+        status.remaining,
+        status.ratio,
+        0,
+        seconds_left=left,
+        seconds_low=left,
+        seconds_high=left,
     )
 
 

@@ -16,9 +16,6 @@ def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
     """Complete a lease with what the store answered."""
     plan = lease.plan
     lease.expires = (answer.now + room.ttl_ms) / 1000
-    warn = room.running_low and room.warns(plan, answer.balances)
-    if warn:
-        lease.decision = "warn"
     if plan.watched is not None or lease.gas is not None:
         lease.look_at = lease.output = lease.values[plan.watched or "output_tokens"]
     if plan.timed:
@@ -31,7 +28,12 @@ def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
     if plan.graceful:
         tell_overdraft(room, lease, answer)
     if plan.slots:
-        room.decisions.call(plan.tally, warn=warn)
+        warned = room.warned(plan, answer.balances) if room.running_low else None
+        if warned:
+            lease.decision = "warn"
+            room.decisions.warned(plan.tally, warned)
+        else:
+            room.decisions.allowed(plan.tally)
         room.keeper.hold(lease)
     return lease
 

@@ -19,7 +19,7 @@ from otel_tokens.guard.asking import admission
 from otel_tokens.guard.budget import Budget
 from otel_tokens.guard.drive import arun, run
 from otel_tokens.guard.events import Decisions, Emit, Event
-from otel_tokens.guard.forecast import Forecast, forecast
+from otel_tokens.guard.forecast import Forecast, clock_forecast, forecast
 from otel_tokens.guard.forks import at_fork
 from otel_tokens.guard.gas import Critical, Gas
 from otel_tokens.guard.index import Index
@@ -169,7 +169,11 @@ class Guard:
         now = time.time()
         burn = list(self._room.burn)
         made: list[Forecast] = []
+        walls = {(line.name, line.unit) for line in self._room.index.lines if line.wall}
         for row in self.status(budget, scope):
+            if (row.name, row.unit) in walls:
+                made.append(clock_forecast(row))
+                continue
             start = row.start or (now - row.window_seconds if row.window_seconds else 0.0)
             samples = [
                 (at, booking[0], booking[1])

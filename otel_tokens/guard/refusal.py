@@ -71,7 +71,7 @@ def error(
 def _asks(line: Line, requested: int) -> str:
     kind = units.family(line.unit)
     amount = f"{units.show(line.unit, requested)} {units.name(line.unit)}"
-    if line.wall:
+    if line.wall or not requested:
         return ""
     if kind == units.USD:
         return f", this call may cost up to {amount}"

@@ -64,10 +64,10 @@ class Room:
             return 0
         return permille(entry[1], entry[2])
 
-    def warns(self, plan: Plan, balances: Sequence[Balance]) -> bool:
-        """Whether a budget of the plan has passed its first threshold; if none has, there is nothing to warn of."""
-        rows = zip(balances, plan.first_shares, strict=True)
-        return any(used * 1000 >= limit * share for (used, _, limit), share in rows)
+    def warned(self, plan: Plan, balances: Sequence[Balance]) -> set[str]:
+        """The budgets of the plan that have passed their first threshold."""
+        rows = zip(plan.lines, balances, plan.first_shares, strict=True)
+        return {line.name for line, (used, _, limit), share in rows if used * 1000 >= limit * share}
 
     # ---- telling ----------------------------------------------------------------------------------------------------
     def tell(

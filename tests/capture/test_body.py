@@ -21,7 +21,7 @@ Alone = Callable[..., ActiveCall]
 NO_RESET = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": 800}}
-CHUNK: dict[str, Any] = {"id": "c1", "model": "gpt-4o-2024-08-06", "usage": None}
+CHUNK: dict[str, Any] = {"id": "c1", "model": "gpt-4o-2024-08-06"}
 
 
 def chunk(text: str | None = None, finish: str | None = None) -> dict[str, Any]:
@@ -180,11 +180,19 @@ def test_json_with_any_text(alone: Alone, text: str, cuts: list[int], ascii_only
     data = json.dumps(answer, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     active = alone("openai.chat")
     assert through(JsonBody(active), data, [cut for cut in cuts if cut < len(data)]) == data
-    if not active.facts.strange:  # only a lone surrogate is strange
-        assert active.facts.counts["completion_tokens"] == 50
-        assert active.facts.model == "gpt-4o-2024-08-06"
-    else:
-        assert any("\ud800" <= letter <= "\udfff" for letter in text)
+    assert active.facts.counts["completion_tokens"] == 50
+    assert active.facts.model == "gpt-4o-2024-08-06"
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("text", ["word ", "Zürich", "汉字", 'a\n"b"\t'])
+def test_the_length_of_a_long_text_is_in_characters(alone: Alone, text: str, ascii_only: bool) -> None:
+    for shift in range(4):
+        content = "x" * shift + text * 500
+        data = json.dumps({"choices": [{"message": {"content": content}}]}, ensure_ascii=ascii_only).encode()
+        active = alone("openai.chat")
+        through(JsonBody(active), data, [777])
+        assert active.facts.chars == pytest.approx(len(content), abs=6)
 
 
 JSON = st.recursive(
@@ -298,3 +306,12 @@ def test_compressed_events_hide_the_chunk_nobody_asked_for(alone: Alone) -> None
         out = through(body_for(headers, active, decoders()), data, [cut])
         assert gzip.decompress(out) == sse([*SHOWN, "[DONE]"])
         assert active.facts.complete
+
+
+@pytest.mark.parametrize("null", [',"usage":null', ', "usage" : null', ',"usage":null,"obfuscation":"abc"'])
+def test_the_null_that_comes_with_asking_for_usage_goes_with_it(alone: Alone, null: str) -> None:
+    text = r'{"id":"c1","choices":[{"delta":{"content":"a,\"usage\":null} b"},"finish_reason":null}]%s}'
+    data = f"data: {text % null}\n\n".encode()
+    without = f"data: {text % null.replace(null.partition('null')[0] + 'null', '')}\n\n".encode()
+    assert through(EventBody(alone("openai.chat", hide_usage=True)), data, [20]) == without
+    assert through(EventBody(alone("openai.chat", hide_usage=False)), data, [20]) == data

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
+import subprocess
 import sys
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 CONFIG = """
 store: sqlite:///{folder}/budgets.db
 budgets:
-  - {{name: daily, usd: 0.01, window: day}}
+  - {{name: daily, usd: 5, window: day}}
   - {{name: per-agent, tokens: 500, per: agent}}
 """
 
@@ -46,7 +50,7 @@ def budgets(workshop: Any) -> Any:
 def test_declared_budgets_are_listed_before_their_first_use(budgets: Any) -> None:
     rows = budgets.rows()
     assert rows["daily", ""]["used"] is None
-    assert rows["daily", ""]["limit"] == "0.01"
+    assert rows["daily", ""]["limit"] == "5"
     assert rows["per-agent", "per agent"]["limit"] == "500"
     assert "not used yet" in budgets.here("budget", "list").stdout
     assert not (budgets.folder / "budgets.db").exists()
@@ -73,14 +77,14 @@ def test_every_change_shows(budgets: Any) -> None:
         assert done.returncode == 0, done.stderr
         return budgets.rows()["daily", ""]
 
-    assert Decimal(change("add", "daily", "5USD")["limit"]) == Decimal("5.01")
-    assert Decimal(change("add", "daily", "-1USD")["limit"]) == Decimal("4.01")
+    assert Decimal(change("add", "daily", "5USD")["limit"]) == 10
+    assert Decimal(change("add", "daily", "-1USD")["limit"]) == 9
     assert Decimal(change("set", "daily", "2USD")["limit"]) == 6  # what was added in this window stays
-    assert Decimal(change("unset", "daily", "USD")["limit"]) == Decimal("4.01")
+    assert Decimal(change("unset", "daily", "USD")["limit"]) == 9
     assert change("finish", "daily")["finished"] is True
     assert "finished" in budgets.here("budget", "show", "daily").stdout
     row = change("reset", "daily")
-    assert (row["finished"], row["used"], row["limit"]) == (False, "0", "0.01")
+    assert (row["finished"], row["used"], row["limit"]) == (False, "0", "5")
     assert change("review", "daily", "--for", "1h")["review_until"] is not None
 
 
@@ -149,11 +153,6 @@ def test_children_share_the_budget_of_a_run(workshop: Any) -> None:
 
 
 def test_a_redis_store(budgets: Any, tmp_path: Any) -> None:
-    import shutil
-    import socket
-    import subprocess
-    import time
-
     if shutil.which("redis-server") is None:
         pytest.skip("apt-get install redis-server")
     pytest.importorskip("redis")

@@ -143,6 +143,15 @@ def test_the_guards_forecast(kit: Any) -> None:
     assert json.dumps(made["b"].to_dict())
 
 
+def test_wall_time_passes_by_itself(kit: Any) -> None:
+    kit.now = NOW
+    guard = kit.guard(Budget("b", seconds=100))
+    kit.spend(guard)
+    kit.now += 30
+    (made,) = guard.forecast()
+    assert (made.left, made.seconds_left, made.calls_left) == (70, 70.0, None)
+
+
 def test_the_state_of_a_task_as_json(kit: Any, tmp_path: Path) -> None:
     guard = kit.guard(Budget("b", tokens=1000, usd=1, per=["tenant", "task"]), Budget("all", calls=9))
     kit.spend(guard, 50, 50, tenant="acme", task="1")
@@ -179,4 +188,4 @@ def test_decisions_add_up(kit: Any) -> None:
         except BudgetExceededError:
             continue
     totals = {(budget, decision): count for budget, decision, *_, count in guard.decisions()}
-    assert totals == {("a", "allow"): 1, ("b", "allow"): 1, ("a", "warn"): 2, ("b", "warn"): 2, ("a", "deny"): 2}
+    assert totals == {("a", "allow"): 3, ("b", "allow"): 1, ("b", "warn"): 2, ("a", "deny"): 2}

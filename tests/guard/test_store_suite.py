@@ -188,7 +188,7 @@ def test_one_settlement_sees_each_crossing(store: Store) -> None:
 
 
 def test_a_new_window_starts_at_zero(store: Store) -> None:
-    first = window(store, 150)
+    first = window(store, 300)
     assert store.admit("a", [first], [80], TTL).granted
     store.settle("a", [first], [80])
     wait_until(store, first.end)
@@ -209,7 +209,7 @@ def test_outside_its_window_nothing_happens_and_the_store_says_so(store: Store) 
 
 
 def test_a_lease_of_the_old_window_does_not_touch_the_new_one(store: Store) -> None:
-    first = window(store, 150)
+    first = window(store, 300)
     store.admit("old", [first], [60], TTL)
     wait_until(store, first.end)
     second = slot("w", 100, start=first.end, end=first.end + 60_000)
@@ -253,8 +253,8 @@ def test_a_rolling_window_never_holds_more_than_its_limit(store: Store) -> None:
 
 def test_wall_clock(store: Store) -> None:
     s = slot("time", 150, unit="seconds", wall=True)
-    began = store.now()
     assert store.admit("a", [s], [0], TTL).granted
+    began = store.now()
     wait_until(store, began + 60)
     first = store.settle("a", [s], [0])[0]
     assert first[0] == 0
@@ -284,16 +284,16 @@ def test_two_declarations_of_one_budget_do_not_fight(store: Store) -> None:
 
 def test_an_expired_lease_gives_its_reservation_back(store: Store) -> None:
     s = slot()
-    store.admit("dead", [s], [100], 50)
+    store.admit("dead", [s], [100], 200)
     assert not store.admit("k", [s], [1], TTL).granted
-    wait_until(store, store.now() + 80)
+    wait_until(store, store.now() + 250)
     assert store.admit("k2", [s], [100], TTL).granted
 
 
 def test_an_expired_lease_that_is_settled_after_all_still_counts(store: Store) -> None:
     s = slot()
-    store.admit("slow", [s], [40], 50)
-    wait_until(store, store.now() + 80)
+    store.admit("slow", [s], [40], 200)
+    wait_until(store, store.now() + 250)
     assert balance(store, s) == (0, 0, 100)
     store.settle("slow", [s], [40])
     assert balance(store, s) == (40, 0, 100)
@@ -302,10 +302,10 @@ def test_an_expired_lease_that_is_settled_after_all_still_counts(store: Store) -
 
 def test_renewal_keeps_a_lease_alive(store: Store) -> None:
     s = slot()
-    store.admit("long", [s], [100], 100)
+    store.admit("long", [s], [100], 400)
     for _ in range(5):
-        wait_until(store, store.now() + 40)
-        store.renew(["long", "unknown"], 100)
+        wait_until(store, store.now() + 150)
+        store.renew(["long", "unknown"], 400)
     assert not store.admit("k", [s], [1], TTL).granted
     store.settle("long", [s], [100])
     assert balance(store, s) == (100, 0, 100)
@@ -313,8 +313,8 @@ def test_renewal_keeps_a_lease_alive(store: Store) -> None:
 
 def test_a_woken_process_takes_its_reservation_again(store: Store) -> None:
     s = slot()
-    store.admit("stopped", [s], [80], 50)
-    wait_until(store, store.now() + 80)
+    store.admit("stopped", [s], [80], 200)
+    wait_until(store, store.now() + 250)
     assert store.admit("other", [s], [90], TTL).granted
     store.renew(["stopped"], TTL)
     assert balance(store, s) == (0, 170, 100)
@@ -367,7 +367,7 @@ def test_no_grace_while_over_the_limit_without_one(store: Store) -> None:
 
 
 def test_a_debt_is_repaid_from_the_next_window(store: Store) -> None:
-    first = window(store, 200, grace=20)
+    first = window(store, 300, grace=20)
     store.admit("a", [first], [115], TTL, "commit")
     store.settle("a", [first], [115])
     assert store.rows("w")[0].overdraft == 15
@@ -379,7 +379,7 @@ def test_a_debt_is_repaid_from_the_next_window(store: Store) -> None:
 
 
 def test_a_debt_in_flight_is_corrected_when_its_lease_settles(store: Store) -> None:
-    first = window(store, 200, grace=20)
+    first = window(store, 300, grace=20)
     store.admit("a", [first], [115], TTL, "commit")
     wait_until(store, first.end)
     second = slot("w", 100, start=first.end, end=first.end + 60_000, grace=20)
@@ -390,7 +390,7 @@ def test_a_debt_in_flight_is_corrected_when_its_lease_settles(store: Store) -> N
 
 
 def test_a_debt_that_was_only_reserved_vanishes(store: Store) -> None:
-    first = window(store, 200, grace=20)
+    first = window(store, 300, grace=20)
     store.admit("a", [first], [115], TTL, "commit")
     wait_until(store, first.end)
     second = slot("w", 100, start=first.end, end=first.end + 60_000, grace=20)
@@ -400,7 +400,7 @@ def test_a_debt_that_was_only_reserved_vanishes(store: Store) -> None:
 
 
 def test_overshoot_without_grace_is_not_carried(store: Store) -> None:
-    first = window(store, 150)
+    first = window(store, 300)
     store.admit("a", [first], [100], TTL)
     store.settle("a", [first], [130])
     wait_until(store, first.end)
@@ -529,7 +529,7 @@ def test_rows_are_narrowed_sorted_and_bounded(store: Store) -> None:
 
 
 def test_past_windows_are_not_listed(store: Store) -> None:
-    first = window(store, 60)
+    first = window(store, 300)
     store.admit("a", [first], [1], 0)
     assert len(store.rows()) == 1
     wait_until(store, first.end)

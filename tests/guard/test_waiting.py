@@ -82,7 +82,7 @@ def test_a_pause_ends_in_vain(kit: Any) -> None:
     guard = kit.guard(Budget("b", tokens=250, thresholds={100: {"pause": "0.1s"}}))
     kit.spend(guard, 100, 100)
     began = time.monotonic()
-    with pytest.raises(BudgetExceededError, match="waited 0 s in vain"):
+    with pytest.raises(BudgetExceededError, match=r"waited \d s in vain"):
         guard.admit(kit.call(), kit.sizes(100, 100))
     assert 0.1 <= time.monotonic() - began < 5
     assert guard.status()[0].reserved == 0
@@ -203,7 +203,7 @@ def test_waiting_is_bounded(kit: Any) -> None:
     kit.now = 1795219200.0
     guard = kit.guard(Budget("rpm", tokens=100, window="rolling minute", wait="0.1s"))
     kit.spend(guard, 50, 50)
-    with pytest.raises(BudgetExceededError, match="waited 0 s in vain"):
+    with pytest.raises(BudgetExceededError, match=r"waited \d s in vain"):
         guard.admit(kit.call(), kit.sizes(50, 50))
 
 
@@ -223,6 +223,6 @@ def test_slowing_down(kit: Any) -> None:
     for _ in range(4):
         began = time.monotonic()
         kit.spend(guard, 100, 100)
-        waits.append(round(time.monotonic() - began, 1))
-    assert waits == [0.0, 0.1, 0.1, 0.2]
+        waits.append(time.monotonic() - began)
+    assert all(wait >= least for wait, least in zip(waits, (0.0, 0.1, 0.1, 0.2), strict=True))
     assert [event.detail for event in kit.kinds("slow")] == ["0.1 s", "0.1 s", "0.2 s"]

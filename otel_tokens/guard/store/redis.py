@@ -25,6 +25,7 @@ from otel_tokens.guard.store.base import (
 from otel_tokens.guard.store.redis_address import Address
 from otel_tokens.guard.store.redis_links import Links, LoopLinks
 from otel_tokens.guard.store.redis_wire import (
+    PAGE,
     Request,
     Wire,
     admission_of,
@@ -91,7 +92,8 @@ class RedisStore(Store):
 
     def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
         """Extend living leases, revive expired ones."""
-        self._numbers(self._links.ask(self._wire.renew(keys, ttl_ms)))
+        for first in range(0, len(keys), PAGE):
+            self._numbers(self._links.ask(self._wire.renew(keys[first : first + PAGE], ttl_ms)))
 
     def read(self, slots: Sequence[Slot]) -> Sequence[Balance]:
         """The balances of `slots` now."""

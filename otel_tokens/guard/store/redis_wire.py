@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
-from otel_tokens.guard.store.base import REMEMBER_MS, Admission, Balance, Booking, Refusal, Row, Slot
+from otel_tokens.guard.store.base import REMEMBER_MS, Admission, Balance, Booking, Refusal, Row, Slot, StoreError
 
 PAGE = 250
-"""Accounts that one `rows` or `change` script looks at, so that none keeps the server from others for long."""
+"""Accounts or leases that one script looks at, so that none keeps the server from others for long."""
 
 _CODES: tuple[Refusal, ...] = ("moved", "", "limit", "finished")
 _REMEMBERED_SLOTS = 10_000
@@ -129,9 +130,12 @@ def _bounds(budget: str | None, scope: str | None) -> tuple[str, str]:
     return first, f"{first}\U0010ffff"
 
 
-def numbers_of(answer: bytes) -> list[int]:
+def numbers_of(answer: Any) -> list[int]:
     """The numbers of an answer; the first is the server's clock in unix milliseconds, except for `admit`."""
-    return [int(word) for word in answer.split()]
+    try:
+        return [int(word) for word in answer.split()]
+    except (AttributeError, ValueError) as error:
+        raise StoreError(f"Redis answered something else than was asked for: {answer!r:.80}") from error
 
 
 def admission_of(numbers: list[int]) -> Admission:

@@ -15,6 +15,7 @@ from otel_tokens.guard.store.sqlite_file import File
 from otel_tokens.guard.store.sqlite_quick import Quick
 from otel_tokens.guard.store.sqlite_rules import Asked, Pages, decide, narrowed, settle
 
+_RENEWALS = 500  # per transaction: nobody waits for more
 _CLEAN_EVERY = 32  # settlements between two looks for leases that need not be remembered any more
 _CLEAN = 4 * _CLEAN_EVERY  # leases looked at then: faster than they come
 
@@ -73,7 +74,8 @@ class SqliteStore(Store):
 
     def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
         """Extend living leases, revive expired ones."""
-        self._file.run(partial(self._renew, keys, ttl_ms))
+        for first in range(0, len(keys), _RENEWALS):
+            self._file.run(partial(self._renew, keys[first : first + _RENEWALS], ttl_ms))
 
     def read(self, slots: Sequence[Slot]) -> Sequence[Balance]:
         """The balances of `slots` now."""

@@ -58,11 +58,12 @@ class File:
     would be wrong in a child that inherited it.
     """
 
+    _connection: sqlite3.Connection | None = None
+
     def __init__(self, path: str | os.PathLike[str], timeout: float) -> None:
         self.path = str(Path(path).expanduser().absolute())
         self._timeout = timeout
         self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
         self._identity = (0, 0)
         self._look_at = 0.0
         at_fork(self)
@@ -95,6 +96,10 @@ class File:
         """Close the file. The next transaction opens it again."""
         with self._lock:
             self._disconnect()
+
+    def __del__(self) -> None:
+        # Nobody uses it any more, so nobody holds the lock. From Python 3.13 an unclosed connection is warned of.
+        self._disconnect()
 
     def before_fork(self) -> None:
         """Close the file and let nobody in until the fork is done."""

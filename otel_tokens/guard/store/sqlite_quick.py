@@ -18,7 +18,9 @@ _SEEN = (
 )
 _RESERVE = "UPDATE budget_accounts SET reserved = reserved + ?, updated = ? WHERE key = ?"
 _BOOK = "UPDATE budget_accounts SET used = used + ?, reserved = reserved - ?, updated = ? WHERE key = ?"
-_NEW_LEASE = "INSERT OR IGNORE INTO budget_leases VALUES (?, ?, ?)"
+_NEW_LEASE = (
+    "INSERT OR IGNORE INTO budget_leases SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM budget_ended WHERE key = ?1)"
+)
 _LEASE = "SELECT held FROM budget_leases WHERE key = ?"
 _END_LEASE = "DELETE FROM budget_leases WHERE key = ?"
 _REMEMBER = "INSERT OR REPLACE INTO budget_ended VALUES (?, ?, NULL)"

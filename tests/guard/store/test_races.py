@@ -164,6 +164,8 @@ def test_cancelled_and_released_leaves_nothing(place, asynchronous: bool) -> Non
 
 def test_an_admission_overtaken_by_its_release_reserves_nothing(place) -> None:
     store, slots = place.open(), cap(100)
+    store.admit("before", slots, [1, 1], TTL)
+    store.settle("before", slots, [0, 0])
     store.release("k")
     with pytest.raises(StoreError, match="has ended"):
         store.admit("k", slots, [10, 10], TTL)
