@@ -23,13 +23,14 @@ Wrapper = Callable[..., Any]
 
 @dataclass(slots=True)
 class Patched:
-    """One target as it was found and what stands there now."""
+    """One target as it was found and what stands there now; `on` is whether that does anything."""
 
     target: Target
     parent: Any
     attribute: str
     original: Any
-    replacement: Any
+    replacement: Any = None
+    on: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Patcher:
         self._lock = threading.RLock()
         self._wrappers: dict[Target, Wrapper] = {}
         self._providers: dict[Target, Provider] = {}
-        self._patched: dict[Target, Patched] = {}
+        self._patched: list[Patched] = []
         self._missing: set[Target] = set()
         self._warned: set[str] = set()
 
@@ -66,7 +67,8 @@ class Patcher:
         """Put every target back: the very same object that was there."""
         with self._lock:
             self._wrappers.clear()
-            for patched in self._patched.values():
+            for patched in self._patched:
+                patched.on = False
                 here = _own(patched.parent, patched.attribute)
                 if here is patched.replacement:
                     setattr(patched.parent, patched.attribute, patched.original)
@@ -78,11 +80,12 @@ class Patcher:
     def states(self) -> list[TargetState]:
         """Every target and what became of it."""
         with self._lock:
+            done = {patched.target for patched in self._patched}
             return [
                 TargetState(
                     provider.sdk,
                     target,
-                    "patched" if target in self._patched else "missing" if target in self._missing else "waiting",
+                    "patched" if target in done else "missing" if target in self._missing else "waiting",
                 )
                 for target, provider in self._providers.items()
             ]
@@ -91,7 +94,7 @@ class Patcher:
         """Patch the targets of a module that has just been imported."""
         with self._lock:
             for target, wrapper in list(self._wrappers.items()):
-                if target.module == module.__name__ and target not in self._patched:
+                if target.module == module.__name__:
                     try:
                         self._patch(module, target, wrapper)
                     except Exception as error:  # an SDK that looks different must still import
@@ -106,6 +109,8 @@ class Patcher:
         for name in path.split(".") if path else ():
             parent = getattr(parent, name, None)
         original = _own(parent, attribute)
+        if any(done.target == target and _holds(original, done.replacement) for done in self._patched):
+            return  # unlike in a module that was imported anew
         if original is None:
             self._missing.add(target)
             if not target.optional:
@@ -118,10 +123,11 @@ class Patcher:
             return
         import wrapt  # takes longer to import than all of ours: only once an SDK is there
 
-        # The switch makes a wrapper that others have wrapped harmless after uninstall.
-        replacement = wrapt.FunctionWrapper(original, wrapper, enabled=lambda: target in self._wrappers)
-        setattr(parent, attribute, replacement)
-        self._patched[target] = Patched(target, parent, attribute, original, replacement)
+        patched = Patched(target, parent, attribute, original)
+        # Its own switch makes a wrapper that others have wrapped harmless after uninstall, whoever patches next.
+        patched.replacement = wrapt.FunctionWrapper(original, wrapper, enabled=lambda: patched.on)
+        setattr(parent, attribute, patched.replacement)
+        self._patched.append(patched)
 
     def _note_version(self, provider: Provider) -> None:
         if provider.sdk in self._warned:
@@ -147,6 +153,15 @@ def _own(parent: Any, attribute: str) -> Any:
     """What stands in the object's own dict: getattr would bind functions and find inherited ones."""
     held: dict[str, Any] = getattr(parent, "__dict__", {})
     return held.get(attribute)
+
+
+def _holds(found: Any, ours: Any) -> bool:
+    """Whether `found` is our wrapper, or others' wrappers around it."""
+    for _ in range(50):
+        if found is ours or found is None:
+            break
+        found = getattr(found, "__wrapped__", None)
+    return found is ours
 
 
 def _major(version: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Told = Callable[[ModuleType], object]
 
 _watched: dict[str, list[Told]] = {}
+_loading: set[str] = set()
 _lock = threading.Lock()
 _searching = threading.local()
 
@@ -33,9 +35,29 @@ def when_imported(module: str, told: Told) -> None:
         if told not in _watched.setdefault(module, []):
             _watched[module].append(told)
     found = sys.modules.get(module)
-    # A module that is just being imported is told of when it is done.
-    if found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False):
+    if found is None:
+        return
+    spec = getattr(found, "__spec__", None)
+    if not _is_loading(spec):
         told(found)
+    elif module not in _loading and not isinstance(getattr(spec, "loader", None), _Loader):
+        # Another thread began to import it before there was a finder of ours: nobody else will tell of its end.
+        wait = threading.Thread(target=_wait, args=(found, told), name=f"otel-tokens-import-{module}", daemon=True)
+        wait.start()
+
+
+def _is_loading(spec: Any) -> bool:
+    return bool(getattr(spec, "_initializing", False))
+
+
+def _wait(module: ModuleType, told: Told) -> None:
+    """Tell of a module once it has been imported. Waiting on its import lock could end in a deadlock."""
+    pause = 0.001
+    while _is_loading(module.__spec__):
+        time.sleep(pause)
+        pause = min(pause * 1.1, 0.05)
+    if sys.modules.get(module.__name__) is module:
+        safely(f"after the import of {module.__name__}", told, module)
 
 
 class _Finder:
@@ -75,7 +97,11 @@ class _Loader:
         if module.__spec__ is not None:
             module.__spec__.loader = loader
         module.__loader__ = loader
-        loader.exec_module(module)
+        _loading.add(module.__name__)
+        try:
+            loader.exec_module(module)
+        finally:
+            _loading.discard(module.__name__)
         for told in list(_watched.get(module.__name__, ())):
             safely(f"after the import of {module.__name__}", told, module)
 

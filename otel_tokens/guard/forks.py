@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -21,6 +22,8 @@ class Forkable(Protocol):
 
 _objects: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _resting: list[Forkable] = []
+_forking = threading.Lock()
+"""Held from before a fork until after it: two threads that fork at once take turns."""
 
 
 def at_fork(target: Forkable) -> None:
@@ -29,6 +32,7 @@ def at_fork(target: Forkable) -> None:
 
 
 def _before() -> None:
+    _forking.acquire()
     _resting.extend(_objects)
     for target in _resting:
         target.before_fork()
@@ -38,12 +42,15 @@ def _in_parent() -> None:
     for target in _resting:
         target.after_fork(child=False)
     _resting.clear()
+    _forking.release()
 
 
 def _in_child() -> None:
+    global _forking
     for target in _resting:
         target.after_fork(child=True)
     _resting.clear()
+    _forking = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,6 +17,7 @@ from otel_tokens.pricing.compile import listed_card, rule_card, shipped_card
 from otel_tokens.pricing.loading import Background
 from otel_tokens.pricing.match import PriceList
 from otel_tokens.pricing.names import by_the_hour, family, spellings, without_region
+from otel_tokens.pricing.quiet_import import import_prices
 from otel_tokens.pricing.rules import PriceRule
 from otel_tokens.pricing.shipped import AS_OF, PRICE_LISTS, PRICES, PROVIDER_ALIASES, SOLD_AT_OWN_PRICE, Shipped
 from otel_tokens.pricing.tiers import NORMAL, Conditions, adjust, bounds, conditions, moment_of, period
@@ -45,7 +46,8 @@ class PriceData:
 
 
 def _load() -> PriceData:
-    # Imported here: it takes 0.3 s and brings pydantic and an HTTP client along.
+    # Imported here: it takes 0.3 s and brings pydantic along.
+    import_prices()
     from genai_prices import __version__
     from genai_prices.data_snapshot import get_snapshot
 

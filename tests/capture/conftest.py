@@ -49,6 +49,10 @@ class Meter:
     reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
     tracers: TracerProvider = field(default_factory=TracerProvider)
     seen: list[Record] = field(default_factory=list)
+    meters: MeterProvider = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.meters = MeterProvider([self.reader], shutdown_on_exit=False)
 
     def records(self, *, collect: bool = False) -> list[Record]:
         """All records so far, after everything queued is done (and garbage is collected, if asked)."""
@@ -86,11 +90,14 @@ class Meter:
 
     def instrument(self, **settings: Any) -> None:
         """Meter this process, with every way out; other settings by name."""
-        given: dict[str, Any] = {"tracer_provider": self.tracers, "hosts": HOSTS, "ledger": self.ledger_path}
-        meters = MeterProvider([self.reader], shutdown_on_exit=False)
-        otel_tokens.instrument(
-            meter_provider=meters, config=False, **{"on_record": self.seen.append, **given, **settings}
-        )
+        given: dict[str, Any] = {
+            "tracer_provider": self.tracers,
+            "meter_provider": self.meters,
+            "hosts": HOSTS,
+            "ledger": self.ledger_path,
+            "on_record": self.seen.append,
+        }
+        otel_tokens.instrument(config=False, **{**given, **settings})
 
 
 @pytest.fixture
@@ -102,6 +109,7 @@ def idle_meter(tmp_path: Path) -> Iterator[Meter]:
         yield held
     finally:
         otel_tokens.uninstrument()
+        held.meters.shutdown()
         held.tracers.shutdown()
 
 

@@ -183,11 +183,6 @@ def test_without_a_ledger_there_is_a_report_and_no_file(workshop: Any) -> None:
     assert not list(workshop.folder.rglob("ledger.db*"))
 
 
-def test_the_default_ledger_is_the_users_own(workshop: Any) -> None:
-    workshop("run", PYTHON, workshop.program("chat()"))
-    assert (workshop.folder / "state/otel-tokens/ledger.db").exists()
-
-
 def test_the_ledger_of_the_configuration_is_used(workshop: Any) -> None:
     workshop.config.write_text(workshop.config.read_text() + "ledger: from-config.db\n")
     code = "os.makedirs('elsewhere'); os.chdir('elsewhere'); chat()"
@@ -195,10 +190,10 @@ def test_the_ledger_of_the_configuration_is_used(workshop: Any) -> None:
     assert (workshop.folder / "from-config.db").exists()
 
 
-def test_quiet_says_nothing(workshop: Any) -> None:
-    done = workshop.run_program("chat()", options=["-q"])
+def test_quiet_says_nothing_and_the_default_ledger_is_the_users(workshop: Any) -> None:
+    done = workshop("run", "-q", PYTHON, workshop.program("chat()"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert len(workshop.records) == 1
+    assert (workshop.folder / "state/otel-tokens/ledger.db").exists()  # the user's own, where nobody says
 
 
 def test_no_call_is_said_with_its_reason(workshop: Any) -> None:
@@ -209,7 +204,7 @@ def test_no_call_is_said_with_its_reason(workshop: Any) -> None:
 
 def test_python_modules_and_test_runners(workshop: Any) -> None:
     workshop.program("chat()", "module.py")
-    assert workshop.run(PYTHON, "-m", "module").returncode == 0
+    assert workshop.run(PYTHON, "-W", "error", "-m", "module", options=["-q"]).stderr == ""
     workshop.program("def test_it():\n    chat()\n", "test_calls.py")
     done = workshop.run(PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_calls.py")
     assert (done.returncode, len(workshop.records)) == (0, 2), done.stdout
@@ -325,11 +320,6 @@ def test_a_python_without_otel_tokens_runs_and_is_named(workshop: Any) -> None:
     assert (done.returncode, done.stdout) == (0, "1\n")
     assert f"{PYTHON} has no otel_tokens" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_warnings_of_a_strict_program_are_its_own(workshop: Any) -> None:
-    done = workshop.run(PYTHON, "-W", "error", workshop.program("chat()"), options=["-q"])
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---- mistakes end before the program begins

@@ -129,9 +129,9 @@ def test_ctrl_c_reaches_the_program_once(on_terminal: Callable[..., Terminal]) -
     code = """
     import time
     count = 0
-    print("ready", flush=True)
     while True:
         try:
+            print("ready", flush=True)
             time.sleep(1 if count else 60)
             break
         except KeyboardInterrupt:

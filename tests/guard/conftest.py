@@ -122,6 +122,7 @@ class StoreKind:
     def open(self) -> Store:
         store = self.make()
         self.opened.append(store)
+        store.read([])  # connected, or a slow machine would lose the first of its short windows
         return store
 
     def make(self) -> Store:

@@ -234,3 +234,24 @@ def test_refusals_leave_no_lease(kit: Any) -> None:
         with pytest.raises(BudgetExceededError):
             guard.admit(kit.call(), kit.sizes())
     assert guard._room.keeper.in_flight == 0
+
+
+def test_two_threads_that_fork_at_once(kit: Any) -> None:
+    guard = kit.guard(Budget("b", tokens=10**9))
+    context = multiprocessing.get_context("fork")
+    codes: list[Any] = []
+
+    def fork() -> None:
+        for _ in range(4):
+            process = context.Process(target=kit.spend, args=(guard,))
+            process.start()
+            process.join(20)
+            codes.append(process.exitcode)
+
+    threads = [threading.Thread(target=fork) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [0] * 12
+    kit.spend(guard)

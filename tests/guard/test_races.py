@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import multiprocessing
 import random
 import threading
@@ -213,17 +212,16 @@ def test_a_killed_process_gives_back(kit: Any, store_kind: Any) -> None:
 
 
 def test_a_lost_lease_expires_and_gives_back(kit: Any, store: Store) -> None:
-    guard = kit.guard(Budget("b", tokens=1000), store=store, lease_seconds=0.3)
+    guard = kit.guard(Budget("b", tokens=1000), store=store, lease_seconds=1)
     kept = guard.admit(kit.call(), kit.sizes(100, 200))
     guard.admit(kit.call(), kit.sizes(100, 600))
-    gc.collect()
     with pytest.raises(BudgetExceededError):
         guard.admit(kit.call(), kit.sizes(100, 600))
     deadline = time.monotonic() + 10
     while guard.status()[0].reserved != 300:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.5)
+    time.sleep(1.1)
     assert guard.status()[0].reserved == 300
     guard.settle(kept, kit.record(kept))
     assert guard.flush(10)

@@ -43,7 +43,10 @@ class Address:
             self.link(None)
             self.aio_link(None)
         except (ValueError, TypeError, self.errors.RedisError) as error:
-            raise ConfigError(f"{self._shown(url)} is not a Redis URL: {error}", key="store") from error
+            reason = str(error)
+            if "ort " in reason:  # urllib quotes what it took for the port: the rest of a password, perhaps
+                reason = "its port is no number; in a password write / ? # @ as %2F %3F %23 %40"
+            raise ConfigError(f"{self._shown(url)} is not a Redis URL: {reason}", key="store") from None
 
     @staticmethod
     def _shown(url: str) -> str:

@@ -60,9 +60,9 @@ class Links:
     def __init__(self, address: Address, timeout: float) -> None:
         self._address = address
         self._timeout = timeout
-        self._forgotten()
+        self._start_afresh()
 
-    def _forgotten(self) -> None:
+    def _start_afresh(self) -> None:
         self._idle: list[Link] = []
         self._free = threading.BoundedSemaphore(_ERRANDS)
 
@@ -89,7 +89,7 @@ class Links:
     def forked(self) -> None:
         """In the child: the sockets are the parent's. redis-py closes our copies without a farewell to the server."""
         inherited = self._idle
-        self._forgotten()
+        self._start_afresh()
         for link in inherited:
             link.disconnect()
 

@@ -69,6 +69,7 @@ def test_a_relative_path_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "redis+cluster://localhost",
         "postgres://user:secret@localhost/db",
         "redis://:secret@localhost:notaport",
+        "redis://:secret/more@localhost",
         "redis://:secret@localhost?no_such_option=1",
         "redis://:secret@localhost?db=x",
         "redis+sentinel://:secret@localhost:26379",

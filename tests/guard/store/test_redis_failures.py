@@ -16,8 +16,8 @@ from otel_tokens.guard.store.base import Slot, StoreError
 from otel_tokens.guard.store.redis import RedisStore
 
 TTL = 60_000
-TIMEOUT = 0.25
-SLACK = 0.2  # of a busy machine
+TIMEOUT = 0.4
+SLACK = 0.3  # of a busy machine
 S = (Slot("b|t|", "b", "tokens", "", 1000),)
 
 
