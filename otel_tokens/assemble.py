@@ -218,6 +218,15 @@ def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: A
                 facts[f"{NAMESPACE}.budget.usage_ratio"] = event.ratio
             spans.event(BUDGET_THRESHOLD_EVENT, facts)
 
+    from otel_tokens.pricing.bounds import Dearest, max_output
+
+    found: list[Dearest] = []
+
+    def dearest(provider: str, usage: Usage, at: float) -> Cost:
+        if not found:  # the catalogue may still be loading when the guard is made
+            found.append(Dearest(pricer, pricer.catalog))
+        return found[0](provider, usage, at)
+
     extra = {name: value for name in GUARD_OPTIONS[:3] if (value := guard_option(settings, name)) is not None}
     _check_guard_options(settings)
     options = GuardOptions(
@@ -226,6 +235,8 @@ def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: A
         unpriced=settings.unpriced,  # pyright: ignore[reportArgumentType]
         thresholds=[{"at": f"{share:g}%"} for share in settings.thresholds],
         tags=context.current_tags,
+        max_output=max_output,
+        dearest=dearest,
         **extra,
     )
     store = open_store(store_url(settings), timeout=settings.store_timeout)

@@ -102,6 +102,7 @@ class Drivers:
         call, body = self.requests.call(self.provider, endpoint, client, options)
         active = ActiveCall(self.engine, call, endpoint, body)
         exchange = Exchange(active, options, streamed=bool(keywords.get("stream")))
+        exchange.client = client
         exchange.native = (
             self.has_native and self.engine.foreign != "own" and getattr(client, "_tracer", None) is not None
         )
@@ -158,8 +159,11 @@ class Drivers:
         if self.engine.foreign == "own":
             return None  # the SDK takes None for "no span"
         span = wrapped(*args, **keywords)
-        if span is None:
-            return None
+        if active.span is not None:
+            return span  # a call inside the call, or others' span was there first
+        if span is None or not span.is_recording():
+            active.open_span()  # no span of theirs, or one that goes nowhere
+            return span
         adopted = AdoptedSpan(span)
         active.adopt(adopted)
         return adopted
@@ -168,12 +172,13 @@ class Drivers:
 class Exchange:
     """One call's request as it goes out and its result as it comes back."""
 
-    __slots__ = ("_undo", "active", "native", "options", "streamed")
+    __slots__ = ("_undo", "active", "client", "native", "options", "streamed")
 
     def __init__(self, active: ActiveCall, options: Options, *, streamed: bool) -> None:
         self.active = active
         self.options = options
         self.streamed = streamed
+        self.client: Any = None
         self.native = False
         self._undo: Callable[[], None] | None = None
 
@@ -211,8 +216,10 @@ class Exchange:
             place = "extra_json" if options.extra_json and set(changed) & set(options.extra_json) else "json_data"
             setattr(options, place, {**getattr(options, place), **changed})
         if lease.timeout is not None:
-            given = getattr(options, "timeout", None)
-            if not (isinstance(given, (int, float)) and given < lease.timeout):
+            given = _seconds(getattr(options, "timeout", None))
+            if given is None:
+                given = _seconds(getattr(self.client, "timeout", None))
+            if given is None or given > lease.timeout:
                 options.timeout = lease.timeout
 
     def again(self, error: BaseException) -> bool:
@@ -255,6 +262,14 @@ class Exchange:
         background = active.endpoint.background
         if background is None or not (active.body or {}).get(background) or not active.park():
             active.end("ok")
+
+
+def _seconds(timeout: Any) -> float | None:
+    """A timeout in seconds: a number, or an HTTP client's Timeout, whose read timeout counts; None if it is neither."""
+    if isinstance(timeout, (int, float)):
+        return float(timeout)
+    read = getattr(timeout, "read", None)
+    return float(read) if isinstance(read, (int, float)) else None
 
 
 def parked_at(url: str, provider: Provider, parked: Mapping[str, ActiveCall]) -> ActiveCall | None:

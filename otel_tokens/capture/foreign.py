@@ -7,30 +7,33 @@ out inside `AdoptedSpan`, which ends it when both have finished.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakSet
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, Status, StatusCode
 from opentelemetry.util.types import Attributes, AttributeValue
 
+from otel_tokens.conventions import OPERATION
 from otel_tokens.shapes import is_mapping
 
 logger = logging.getLogger("otel_tokens")
 
-SCOPES = (
-    "opentelemetry.instrumentation.openai",
-    "opentelemetry.instrumentation.anthropic",
-    "opentelemetry.instrumentation.genai",
-    "opentelemetry.util.genai",
-    "openinference.instrumentation",
-    "openlit",
-    "logfire",
+OF_SDKS = re.compile(
+    r"((opentelemetry\.instrumentation\.(genai\.)?|openinference\.instrumentation\.|logfire\.)"
+    r"(openai|anthropic)(_v\d+)?|opentelemetry\.util\.genai|openlit)(\.|$)"
 )
-"""Prefixes of the scope names under which others record LLM calls."""
+"""Scope names of others that instrument our SDKs: the span that is current in a call is the call's."""
+RELATED = ("opentelemetry.instrumentation.", "openinference.instrumentation.", "logfire.")
+"""Prefixes of scope names under which frameworks record: a span is a call's only if it says so."""
+CALLS = frozenset({"chat", "text_completion", "embeddings", "generate_content", "completion", "LLM", "EMBEDDING"})
+KINDS = (OPERATION, "openinference.span.kind")
+"""Where a span says what it is of."""
 
 INSTRUMENTORS = {
     "opentelemetry.instrumentation.openai": "OpenAIInstrumentor",
@@ -44,18 +47,27 @@ INSTRUMENTORS = {
 """Other instrumentors of the same SDKs, by module: `own` takes them off."""
 
 
+_taken: WeakSet[Any] = WeakSet()
+
+
 def foreign_span() -> Span | None:
-    """The current span, if another LLM instrumentation has just opened it around this call."""
-    span = trace.get_current_span()
-    scope = getattr(span, "instrumentation_scope", None)
-    name = getattr(scope, "name", None)
-    if not isinstance(name, str) or not span.is_recording():
+    """The current span, if another LLM instrumentation has just opened it for this call. Given out once."""
+    span: Any = trace.get_current_span()
+    name = getattr(getattr(span, "instrumentation_scope", None), "name", None)
+    if not isinstance(name, str) or not span.is_recording() or not _is_calls(name, span) or span in _taken:
         return None
-    if not name.startswith(SCOPES):
-        return None
-    attributes: Any = getattr(span, "attributes", None) or {}
-    operation = attributes.get("gen_ai.operation.name") if is_mapping(attributes) else None
-    return None if operation in ("invoke_agent", "execute_tool", "invoke_workflow", "create_agent") else span
+    _taken.add(span)
+    return span
+
+
+def _is_calls(scope: str, span: Any) -> bool:
+    """Whether a span of this scope is that of an LLM call, not that of an agent, a chain or the application."""
+    of_sdk = OF_SDKS.match(scope) is not None
+    if not of_sdk and not scope.startswith(RELATED):
+        return False
+    attributes: Any = getattr(span, "attributes", None)
+    kinds = [attributes[name] for name in KINDS if name in attributes] if is_mapping(attributes) else []
+    return any(kind in CALLS for kind in kinds) if kinds else of_sdk
 
 
 def foreign_instrumentors() -> list[str]:

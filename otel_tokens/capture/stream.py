@@ -158,11 +158,10 @@ class _Tap:
 
     def _otel_see(self, data: bytes) -> bytes:
         """Look at bytes that pass, when nobody parses them; returns what the caller shall get."""
-        active = self._otel_active
-        if active.parsed or active.ended:
-            return data
-        body = self._otel_body
-        if body is None:
+        active, body = self._otel_active, self._otel_body
+        if body is None:  # what has been begun goes on to the body's end: it may be holding something back
+            if active.parsed or active.ended:
+                return data
             body = self._otel_body = body_for(self._otel_headers, active, self._otel_decoders)
         kept = safely("read body", body.feed, data)
         return data if kept is None else kept
@@ -170,8 +169,8 @@ class _Tap:
     def _otel_rest(self) -> bytes:
         """What the look has held back when the body ends."""
         self._otel_exhausted = True
-        body, active = self._otel_body, self._otel_active
-        return b"" if body is None or active.parsed else safely("read body", body.finish) or b""
+        body = self._otel_body
+        return b"" if body is None else safely("read body", body.finish) or b""
 
     def _otel_closed(self) -> None:
         active = self._otel_active

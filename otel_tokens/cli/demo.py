@@ -35,6 +35,7 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 @click.command(
+    short_help="See it work: real SDKs, on this machine only.",
     options_metavar="[OPTIONS]",
     epilog="""\b
 Examples:
@@ -88,6 +89,7 @@ def _play(console: Console, ledger: str, *, keep: bool) -> None:
             with stage.screen:
                 workload.run(clients, stage.before)
                 flush()
+            console.print()
             console.rule("[bold]a budget", align="left")
             stage.screen = make(console)
             with stage.screen:

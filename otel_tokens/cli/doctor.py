@@ -7,13 +7,13 @@ import logging
 import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
 
 from otel_tokens.cli.checks import config as configuration
 from otel_tokens.cli.checks.finding import Finding
+from otel_tokens.cli.group import own_version
 from otel_tokens.cli.options import config_of, config_option
 from otel_tokens.settings import Settings, load_settings
 
@@ -81,7 +81,7 @@ def _look(settings: Settings) -> list[Finding]:
 
 
 def _draw(settings: Settings, findings: Sequence[Finding]) -> None:
-    click.echo(f"otel-tokens {_version()}, Python {platform.python_version()} ({sys.executable})")
+    click.echo(f"otel-tokens {own_version()}, Python {platform.python_version()} ({sys.executable})")
     part = ""
     for finding in findings:
         if finding.part != part:
@@ -110,7 +110,7 @@ def _object(settings: Settings, findings: Sequence[Finding], *, healthy: bool) -
     return {
         "schema": 1,
         "healthy": healthy,
-        "version": _version(),
+        "version": own_version(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "findings": [{"part": f.part, "level": f.level, "text": f.text, "hint": f.hint or None} for f in findings],
@@ -120,10 +120,3 @@ def _object(settings: Settings, findings: Sequence[Finding], *, healthy: bool) -
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}" if number else f"no {word}s"
-
-
-def _version() -> str:
-    try:
-        return version("otel-tokens")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -17,6 +17,7 @@ from otel_tokens.cli.options import config_option, ledger_option, ledger_path
 
 
 @click.command(
+    short_help="Serve the ledger's totals to Prometheus.",
     options_metavar="[OPTIONS]",
     epilog="""\b
 Examples:

@@ -116,6 +116,22 @@ def _one_line(error: click.ClickException) -> str:
     return f"{words} (see {_path_of(error)} --help)" if isinstance(error, click.UsageError) else words
 
 
+def own_version() -> str:
+    """The installed version; of a checkout that is not installed, words."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("otel-tokens")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(f"otel-tokens {own_version()}")
+        ctx.exit()
+
+
 @click.command(
     cls=Commands,
     no_args_is_help=True,
@@ -130,7 +146,9 @@ Begin with one of these:
 Settings come from options, OTEL_TOKENS_* variables and otel-tokens.yaml.
 """,
 )
-@click.version_option(package_name="otel-tokens", message="otel-tokens %(version)s")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version."
+)
 def cli() -> None:
     """Count and price every LLM call of a program, and stop it at a budget.
 

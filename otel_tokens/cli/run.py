@@ -121,19 +121,13 @@ def _launch(command: list[str], options: Options, settings: Settings, tags: dict
     finally:
         if live:
             live.close()
-    from otel_tokens.cli.launch.summary import summarise  # tables are not needed before the program has ended
+    from otel_tokens.cli.launch.summary import Wanted, summarise  # tables are not needed before the program has ended
 
     try:
-        summarise(
-            this,
-            ledger,
-            began,
-            by=options.by,
-            quiet=options.quiet,
-            json_file=options.report_json,
-            budgets=_budget_lines(options, settings, ledger, began),
-            known_ledger=options.ledger is None and options.config is None,
-        )
+        budgets = _budget_lines(options, settings, ledger, began)
+        known = options.ledger is None and options.config is None
+        wanted = Wanted(options.by, options.report_json, options.quiet, budgets, known)
+        summarise(this, ledger, began, wanted)
     except OtelTokensError as error:
         click.echo(f"otel-tokens: no report: {error}", err=True)
     return status

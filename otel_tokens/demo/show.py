@@ -109,6 +109,7 @@ class LiveScreen:
         self._lock = threading.Lock()
         self._rows: list[tuple[str, ...]] = []
         self._words = ""
+        self._wide = console.width > _NARROW
         self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=12)
 
     def __enter__(self) -> Self:
@@ -135,13 +136,12 @@ class LiveScreen:
         self._live.console.print(words, markup=False, style="yellow")
 
     def _draw(self) -> Table:
-        from rich import box
         from rich.table import Table
         from rich.text import Text
 
         with self._lock:
             rows, words = list(self._rows), self._words
-        table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0) if self._wide else (0, 1, 0, 0))
         table.caption, table.caption_justify = words or None, "left"
         for heading in ("Agent", "Model"):
             table.add_column(heading, no_wrap=True)
@@ -177,6 +177,7 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     _prometheus(c.BUDGET_DECISIONS): (_label(c.BUDGET_DECISION),),
     _prometheus(c.DURATION, "_count"): (_label(c.REQUEST_MODEL), _label(c.ERROR_TYPE)),
 }
+_NARROW = 90  # columns
 _MOST = 3  # series shown of each metric
 
 

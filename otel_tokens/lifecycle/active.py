@@ -14,6 +14,7 @@ from otel_tokens.lifecycle.ending import Ending
 from otel_tokens.lifecycle.rooms import MAX_PARKED, Engine
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import safely
+from otel_tokens.shapes import is_list, is_mapping
 from otel_tokens.usage.read import Facts, dig, glance, length
 from otel_tokens.values import Call, CallSizes, Lease, Outcome
 
@@ -88,6 +89,7 @@ class ActiveCall:
             output_bound=call.max_output,
             thinking=thinking,
             choices=call.choices,
+            cache_write=cache_lifetime(body) if self.endpoint.cache_control else None,
         )
 
     def input_chars(self) -> int:
@@ -153,7 +155,11 @@ class ActiveCall:
         if foreign is not None:
             self.adopt(foreign)
         elif not native:
-            safely("spans.start", self._open_span)
+            self.open_span()
+
+    def open_span(self) -> None:
+        """Start a span of our own, and make it current until `leave`."""
+        safely("spans.start", self._open_span)
 
     def _open_span(self) -> None:
         spans = self.engine.spans
@@ -166,10 +172,13 @@ class ActiveCall:
 
     def leave(self) -> None:
         """Undo `enter` in the same context; the span stays open until the call ends."""
-        current.reset(self._token)
-        if self._attached is not None:
-            safely("spans.detach", self.engine.spans.detach, self._attached)
-            self._attached = None
+        attached, self._attached = self._attached, None
+        try:
+            current.reset(self._token)
+        except ValueError:
+            return  # a coroutine that is closed by the collector: its context is gone, and all that was set in it
+        if attached is not None:
+            safely("spans.detach", self.engine.spans.detach, attached)
 
     # ---- while it runs ----------------------------------------------------------------------------------------
     def see(self, payload: Any) -> None:
@@ -228,6 +237,9 @@ class ActiveCall:
     # ---- the end ----------------------------------------------------------------------------------------------
     def fail(self, error: BaseException) -> None:
         """End with an exception; some carry a billed response (a parse that failed on a cut answer)."""
+        if isinstance(error, GeneratorExit):
+            self.drop("cancelled", error)  # a coroutine that is closed, maybe by the collector
+            return
         for name in ("completion", "response"):
             billed = getattr(error, name, None)
             if billed is not None and dig(billed, self.endpoint.at[0]) is not None:
@@ -235,11 +247,11 @@ class ActiveCall:
                 break
         self.end("cancelled" if _is_cancellation(error) else "error", error)
 
-    def drop(self) -> None:
+    def drop(self, outcome: Outcome = "abandoned", error: BaseException | None = None) -> None:
         """End from a finaliser: the work is done elsewhere, as this code may run inside anybody's lock."""
         if not self.ended:
             self.ended = True
-            self.engine.worker.submit(Ending(self, "abandoned", None, time.perf_counter()))
+            self.engine.worker.submit(Ending(self, outcome, error, time.perf_counter()))
 
     def end(self, outcome: Outcome, error: BaseException | None = None) -> None:
         """End the call; only the first end counts."""
@@ -253,6 +265,21 @@ class ActiveCall:
             self.drop()
 
 
+def cache_lifetime(value: Any, depth: int = 0) -> str | None:
+    """The `Usage` field that this request's input may be written to a cache as: the dearest it asks for, or None."""
+    if depth > 8:
+        return None
+    if is_mapping(value):
+        control = value.get("cache_control")
+        if is_mapping(control):
+            return "cache_write_1h" if control.get("ttl") == "1h" else "cache_write_5m"
+        value = tuple(value.values())
+    if not is_list(value):
+        return None
+    found = {cache_lifetime(item, depth + 1) for item in value}
+    return "cache_write_1h" if "cache_write_1h" in found else "cache_write_5m" if "cache_write_5m" in found else None
+
+
 def _reraise(error: BaseException) -> None:
     raise error
 
@@ -260,4 +287,4 @@ def _reraise(error: BaseException) -> None:
 def _is_cancellation(error: BaseException) -> bool:
     # Whoever can be cancelled has imported asyncio; whoever has not should not pay for it.
     asyncio = sys.modules.get("asyncio")
-    return isinstance(error, GeneratorExit) or (asyncio is not None and isinstance(error, asyncio.CancelledError))
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)

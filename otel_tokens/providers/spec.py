@@ -35,7 +35,8 @@ class Endpoint:
     `shape` says how its streams look: "choices" (chunks without a type, OpenAI) or "events" (chunks with one);
     `deltas` are the places of output text in a chunk (for "events": by event type), `facts_on` the event types
     that carry facts, `final_on` those after which usage is complete. A request with `background` set may be
-    answered with one of the `pending` finish reasons: its usage is found at `poll` + its id later.
+    answered with one of the `pending` finish reasons: its usage is found at `poll` + its id later. `asks_usage`:
+    streams state usage only when asked; `cache_control`: requests mark what is to be cached.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Endpoint:
     choices: tuple[str, ...] = ("n",)
     input: tuple[str, ...] = ()
     asks_usage: bool = False
+    cache_control: bool = False
     background: str | None = None
     pending: frozenset[str] = frozenset()
     poll: str | None = None

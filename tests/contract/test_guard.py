@@ -256,3 +256,36 @@ def test_a_mistake_in_the_file_names_file_line_and_key(guarded: Any, tmp_path: P
     config.write_text("budgets:\n  - name: run\n    usdd: 3\n")
     with pytest.raises(otel_tokens.ConfigError, match=r"otel-tokens\.yaml:3.*usdd"):
         guarded(config=config)
+
+
+def test_an_answer_of_unknown_length_is_held_to_what_was_reserved(guarded: Any, model_server: ModelServer) -> None:
+    guarded(Budget("cap", output_tokens=1_000_000), prices=[{"model": "house-model", "input": 1, "output": 2}])
+    made = client(model_server)
+    for model in ("house-model", "gpt-4o"):
+        made.chat.completions.create(model=model, messages=MESSAGES)
+    unknown, known = (asked.json.get("max_completion_tokens") for asked in model_server.requests)
+    assert unknown == 8192
+    assert known is None  # the model's own maximum was reserved
+
+
+def test_a_time_cap_never_lengthens_the_clients_timeout(guarded: Any, make_server: Any, model_server: Any) -> None:
+    guarded(Budget("slow", seconds=1200, per="call"))
+    made = openai.OpenAI(api_key="k", base_url=f"{model_server.url}/v1", timeout=7)
+    CLIENTS.append(made)
+    ask(made)
+    assert float(model_server.requests[0].headers["x-stainless-read-timeout"]) == 7
+
+
+def test_an_unpriced_model_can_be_held_to_its_dearest_sibling(guarded: Any, model_server: ModelServer) -> None:
+    guarded(Budget("cap", usd="1000"), unpriced="sibling")
+    client(model_server).chat.completions.create(model="gpt-99-unheard-of", messages=MESSAGES, max_tokens=10)
+    (row,) = otel_tokens.guard().status()
+    assert row.used > 0
+
+
+def test_a_cached_prompt_is_reserved_at_the_price_of_its_write(guarded: Any, model_server: ModelServer) -> None:
+    from otel_tokens.lifecycle.active import cache_lifetime
+
+    assert cache_lifetime({"system": [{"text": "x", "cache_control": {"type": "ephemeral"}}]}) == "cache_write_5m"
+    assert cache_lifetime({"a": [{"cache_control": {}}, {"cache_control": {"ttl": "1h"}}]}) == "cache_write_1h"
+    assert cache_lifetime({"messages": MESSAGES}) is None

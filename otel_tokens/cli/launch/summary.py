@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -17,26 +18,27 @@ _MANY_BUDGETS = 5
 _MANY = 3  # processes with the same trouble are named up to here
 
 
-def summarise(
-    session: Session,
-    ledger: str,
-    since: float,
-    *,
-    by: Sequence[str],
-    quiet: bool,
-    json_file: str | None,
-    budgets: Sequence[str] = (),
-    known_ledger: bool = False,
-) -> None:
-    """Print the report of the run and the state of `budgets` on stderr, and write the report to `json_file`.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be said: the report's dimensions and its file, whether to say anything, and the state of budgets.
 
-    `known_ledger`: `otel-tokens report` finds the ledger without being told. Raises LedgerError and ConfigError.
+    `known_ledger`: `otel-tokens report` finds the ledger without being told.
     """
+
+    by: Sequence[str] = ()
+    json_file: str | None = None
+    quiet: bool = False
+    budgets: Sequence[str] = ()
+    known_ledger: bool = False
+
+
+def summarise(session: Session, ledger: str, since: float, wanted: Wanted) -> None:
+    """Print the report of the run on stderr, and write it to a file. Raises LedgerError and ConfigError."""
     notes = session.notes()
-    found = _report(session, ledger, since, by or ("model",))
-    if json_file is not None:
-        _write(json_file, found)
-    if quiet:
+    found = _report(session, ledger, since, wanted.by or ("model",))
+    if wanted.json_file is not None:
+        _write(wanted.json_file, found)
+    if wanted.quiet:
         return
     for line in _troubles(notes):
         _say(line)
@@ -46,12 +48,12 @@ def summarise(
         width = shutil.get_terminal_size((100, 24)).columns
         click.echo("", err=True)
         click.echo(found.table(width, color=_coloured()), err=True, nl=False)
-    for line in budgets[:_MANY_BUDGETS]:
+    for line in wanted.budgets[:_MANY_BUDGETS]:
         _say(line)
-    if len(budgets) > _MANY_BUDGETS:
-        _say(f"{len(budgets) - _MANY_BUDGETS} more budgets: otel-tokens budget list")
+    if len(wanted.budgets) > _MANY_BUDGETS:
+        _say(f"{len(wanted.budgets) - _MANY_BUDGETS} more budgets: otel-tokens budget list")
     if found is not None and found.total.calls and not ledger.startswith(session.folder):
-        where = "" if known_ledger else f" --ledger {_short(ledger)}"
+        where = "" if wanted.known_ledger else f" --ledger {_short(ledger)}"
         _say(f"this table again: otel-tokens report --run {session.id}{where}")
 
 

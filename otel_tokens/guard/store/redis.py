@@ -40,6 +40,11 @@ Story = Generator[Request, Any, T]
 """An operation of several requests, written once: it yields requests and is sent their answers."""
 
 
+# Connections of loops, in a forked child. Collected there, they would tell the selector, which parent and child
+# share, not to watch them any more: the parent would never hear an answer again.
+_of_the_parent: list[object] = []
+
+
 class RedisStore(Store):
     """Budgets at a Redis URL; `timeout` (seconds) bounds every request, connecting included.
 
@@ -142,6 +147,7 @@ class RedisStore(Store):
         """In the child: connections are made anew."""
         if child:
             self._links.forked()
+            _of_the_parent.append(self._loops)
             self._no_loops()
 
     def _no_loops(self) -> None:

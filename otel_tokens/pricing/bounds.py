@@ -1,0 +1,64 @@
+"""Upper bounds for the guard: how long an answer of a model can get, and what the dearest model of a vendor costs."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from otel_tokens.pricing.catalog import Catalog
+from otel_tokens.pricing.price import Pricer
+from otel_tokens.pricing.shipped import PRICE_LISTS
+from otel_tokens.values import Cost, Usage
+
+MAX_OUTPUT: tuple[tuple[str, int], ...] = (
+    # Largest output in tokens, reasoning included, by the vendors' model pages as of 2026-11. The first pattern that
+    # fits wins. Anthropic's API demands max_tokens of every call, so its models need no row.
+    ("gpt-5*-chat*", 16_384),
+    ("gpt-5*", 128_000),
+    ("gpt-4.1*", 32_768),
+    ("gpt-4o*", 16_384),
+    ("chatgpt-4o*", 16_384),
+    ("gpt-4-turbo*", 4_096),
+    ("gpt-4-*preview", 4_096),
+    ("gpt-4-32k*", 32_768),
+    ("gpt-4", 8_192),
+    ("gpt-4-0*", 8_192),
+    ("gpt-3.5-turbo*", 4_096),
+    ("o1-mini*", 65_536),
+    ("o1-preview*", 32_768),
+    ("o1*", 100_000),
+    ("o3*", 100_000),
+    ("o4-mini*", 100_000),
+)
+
+
+def max_output(provider: str, model: str) -> int | None:
+    """The most output tokens one choice of this model can have, or None when that is not known."""
+    del provider  # the same model has the same bound wherever it runs
+    name = model.lower().rpartition("/")[2]
+    return next((bound for pattern, bound in MAX_OUTPUT if fnmatchcase(name, pattern)), None)
+
+
+class Dearest:
+    """Prices usage as the dearest model of a vendor would: a bound for a model that has no price of its own."""
+
+    def __init__(self, pricer: Pricer, catalog: Catalog) -> None:
+        self._pricer = pricer
+        self._catalog = catalog
+        self._found: dict[str, str | None] = {}
+
+    def __call__(self, provider: str, usage: Usage, at: float) -> Cost:
+        """The bound; unpriced when the vendor has no price list."""
+        if provider not in self._found:
+            self._found[provider] = self._search(provider, at)
+        model = self._found[provider]
+        return Cost() if model is None else self._pricer(provider, model, usage, at=at)
+
+    def _search(self, provider: str, at: float) -> str | None:
+        prices = self._catalog.price_list(PRICE_LISTS[provider]) if provider in PRICE_LISTS else None
+        if prices is None:
+            return None
+        # Input weighs as it does in most calls: several times the output.
+        sample = Usage(input=10_000, output=2_000, origin="provider")
+        costs = ((self._pricer(provider, name, sample, at=at).total, name) for name in prices.known_names())
+        known = [(total, name) for total, name in costs if total is not None]
+        return max(known)[1] if known else None

@@ -1,0 +1,41 @@
+"""Upper bounds for the guard."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from otel_tokens.pricing.bounds import Dearest, max_output
+from otel_tokens.pricing.catalog import Catalog
+from otel_tokens.pricing.price import Pricer
+from otel_tokens.values import Usage
+
+
+@pytest.mark.parametrize(
+    ("model", "bound"),
+    [
+        ("gpt-4o-mini-2024-07-18", 16_384),
+        ("openai/gpt-5.4-mini", 128_000),
+        ("gpt-5-chat-latest", 16_384),
+        ("gpt-4", 8_192),
+        ("gpt-4-0613", 8_192),
+        ("o3-mini", 100_000),
+        ("somebody-elses-model", None),
+    ],
+)
+def test_known_maxima(model: str, bound: int | None) -> None:
+    assert max_output("openai", model) == bound
+
+
+def test_the_dearest_model_bounds_all_others_of_its_vendor() -> None:
+    catalog = Catalog()
+    pricer = Pricer(catalog)
+    dearest, usage, now = Dearest(pricer, catalog), Usage(input=10_000, output=2_000, origin="provider"), time.time()
+    bound = dearest("openai", usage, now).total
+    assert bound is not None
+    for model in ("gpt-4o", "gpt-5", "gpt-4.1-nano", "o1"):
+        total = pricer("openai", model, usage, at=now).total
+        assert total is not None
+        assert total <= bound
+    assert dearest("nobody.example", usage, now).total is None
