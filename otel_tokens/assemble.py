@@ -178,6 +178,7 @@ ON_CUT = ("error", "finish")
 
 def declared_budgets(settings: Settings, given: Sequence[Any]) -> list[Any]:
     """The budgets of the keyword and of the file, checked. Raises ConfigError naming file, line and key."""
+    check_guard_options(settings)
     if not given and not settings.budgets:
         return []
     from otel_tokens.guard.budget import Budget, budgets_from
@@ -228,7 +229,6 @@ def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: A
         return found[0](provider, usage, at)
 
     extra = {name: value for name in GUARD_OPTIONS[:3] if (value := guard_option(settings, name)) is not None}
-    _check_guard_options(settings)
     options = GuardOptions(
         fail=settings.store_fail,  # pyright: ignore[reportArgumentType]  # checked by the settings
         estimate=settings.estimate,  # pyright: ignore[reportArgumentType]
@@ -246,7 +246,8 @@ def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: A
     return guard
 
 
-def _check_guard_options(settings: Settings) -> None:
+def check_guard_options(settings: Settings) -> None:
+    """Raise ConfigError, with file, line and key, for a mistake under `guard:`."""
     entry = settings.guard
     if entry is None:
         return

@@ -224,7 +224,7 @@ class Exchange:
 
     def again(self, error: BaseException) -> bool:
         """Whether to send once more because the host refused the option we had added; remembers the host."""
-        if self._undo is None or not rejects_usage_option(error):
+        if self._undo is None or not safely("rejection", rejects_usage_option, error):
             return False
         active, call = self.active, self.active.call
         self._undo()
@@ -297,5 +297,5 @@ def _response_of(result: Any) -> Any:
 def _json(response: Any) -> Any:
     try:
         return json.loads(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -149,6 +149,7 @@ class _Tap:
         self._otel_exhausted = False
         self._otel_error: BaseException | None = None
         self._otel_body: Body | None = None
+        self._otel_blind = False
         self._otel_decoders = sys.modules.get(type(response).__module__.partition(".")[0] + "._decoders")
 
     def __getattr__(self, name: str) -> Any:
@@ -160,9 +161,12 @@ class _Tap:
         """Look at bytes that pass, when nobody parses them; returns what the caller shall get."""
         active, body = self._otel_active, self._otel_body
         if body is None:  # what has been begun goes on to the body's end: it may be holding something back
-            if active.parsed or active.ended:
+            if active.parsed or active.ended or self._otel_blind:
                 return data
-            body = self._otel_body = body_for(self._otel_headers, active, self._otel_decoders)
+            body = self._otel_body = safely("body", body_for, self._otel_headers, active, self._otel_decoders)
+            if body is None:
+                self._otel_blind = True
+                return data
         kept = safely("read body", body.feed, data)
         return data if kept is None else kept
 

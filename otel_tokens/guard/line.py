@@ -11,6 +11,7 @@ from otel_tokens.guard.declare import Limit
 from otel_tokens.guard.store.base import Slot
 from otel_tokens.guard.threshold import STEERING, Action, Threshold
 
+DOWNGRADE_AT = 700  # permille
 NEVER = 1 << 62
 Measure = str
 """What a line takes of a call's amounts: a unit, with "~" in front for the expected instead of the upper one."""
@@ -68,6 +69,9 @@ class Line:
         acts = budget.enforce != "observe"
         steering = [(t.permille, a) for t in self.thresholds for a in t.actions if a.kind in STEERING] if acts else []
         self.downgrade_at = [at for at, action in steering if action.kind == "downgrade" and self.ladder]
+        if self.ladder and acts and not self.downgrade_at:
+            # A ladder that nobody climbs down would be a mistake nobody sees: it begins at the first threshold.
+            self.downgrade_at = [min((t.permille for t in self.thresholds), default=DOWNGRADE_AT)]
         self.clamp_at = _first(steering, "clamp")
         self.pause_at = _first(steering, "pause")
         self.pause_seconds = max((a.seconds for _, a in steering if a.kind == "pause"), default=0.0)

@@ -75,12 +75,13 @@ class Ending:
     def record(self) -> Record:
         """Everything known of the call."""
         active, facts, call = self.active, self.active.facts, self.active.call
-        usage, reason = self._usage()
+        usage, reason = safely("usage", self._usage) or (Usage(), "parse_error")
         if reason is not None:
             active.reason = active.reason or reason
         cost = safely("price", self._price, usage) or UNPRICED
         span = active.span
-        trace_id, span_id = active.engine.spans.ids(span) if span is not None else (None, None)
+        ids = safely("spans.ids", active.engine.spans.ids, span) if span is not None else None
+        trace_id, span_id = ids or (None, None)
         outcome = self.outcome
         if outcome == "abandoned" and facts.complete:
             outcome = "ok"  # the caller stopped reading after the last thing that counts
@@ -130,7 +131,7 @@ class Ending:
         active, facts = self.active, self.active.facts
         usage = normalise(facts.counts, active.endpoint)
         if usage.origin == "provider" and facts.complete:
-            self._calibrate(usage)
+            safely("estimate", self._calibrate, usage)
             return usage, None
         if self.outcome == "error" and not facts.chunks and usage.origin == "missing":
             return usage, "error"

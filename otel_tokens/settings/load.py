@@ -20,7 +20,7 @@ logger = logging.getLogger("otel_tokens")
 
 DEFAULT_FILES = ("otel-tokens.yaml", "otel-tokens.yml")
 KEYWORD = "keyword"
-OTHER_VARIABLES = (ENV_PREFIX + "STRICT",)
+OTHER_VARIABLES = (ENV_PREFIX + "STRICT", ENV_PREFIX + "RUN")
 """Variables of ours that are no settings."""
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

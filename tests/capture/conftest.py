@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import anthropic
@@ -142,6 +144,18 @@ def clients() -> Iterator[Clients]:
     """Makes clients."""
     with ExitStack() as stack:
         yield Clients(stack)
+
+
+def http_of(sdk: ModuleType) -> Any:
+    """The HTTP client's module that an SDK is built on: httpx2, or httpx in older releases."""
+    base = next(kind for kind in sdk.DefaultHttpxClient.__mro__ if kind.__name__ == "Client")
+    return sys.modules[base.__module__.partition(".")[0]]
+
+
+@pytest.fixture
+def http() -> Callable[[ModuleType], Any]:
+    """`http(openai).MockTransport`."""
+    return http_of
 
 
 class NoSpans:

@@ -286,7 +286,7 @@ def test_a_compressed_body_is_read_and_passed_on_as_it_came(alone: Alone, encodi
         assert active.facts.counts["prompt_tokens"] == 1000
 
 
-@pytest.mark.parametrize("data", [b"no gzip at all", gzip.compress(b"{}")[:-6], b""])
+@pytest.mark.parametrize("data", [b"no gzip at all", gzip.compress(b"{}", mtime=0)[:-6], b""])
 def test_a_damaged_compressed_body_passes(alone: Alone, contained: Any, data: bytes) -> None:
     headers = {"content-encoding": "gzip", "content-type": "application/json"}
     assert through(body_for(headers, alone("openai.chat"), decoders()), data, [3]) == data

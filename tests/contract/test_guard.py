@@ -194,6 +194,16 @@ def test_the_ladder_rewrites_the_model_and_it_shows(guarded: Any, model_server: 
     assert records[-1].call.asked_model == "gpt-4o"
 
 
+def test_a_ladder_alone_begins_at_the_first_threshold(guarded: Any, model_server: ModelServer) -> None:
+    guarded(Budget("cap", calls=10, ladder=["gpt-4o", "gpt-4o-mini"]))
+    made = client(model_server)
+    for _ in range(10):
+        ask(made)
+    sent = [asked.json["model"] for asked in model_server.requests]
+    assert sent[:7] == ["gpt-4o"] * 7
+    assert sent[-2:] == ["gpt-4o-mini"] * 2
+
+
 def test_output_is_clamped_to_what_is_left(guarded: Any, model_server: ModelServer) -> None:
     guarded(Budget("cap", output_tokens=400))
     ask(client(model_server), max_tokens=None)

@@ -1,0 +1,189 @@
+"""Tens of thousands of calls leave nothing behind, whatever their ends, clients, tags and models."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+import otel_tokens
+from otel_tokens import conventions as c
+from otel_tokens.demo import anthropic_wire, openai_wire
+from otel_tokens.demo.wire import sse
+from otel_tokens.instrument import flush
+from otel_tokens.values import Usage
+
+MESSAGES: Any = [{"role": "user", "content": "Tell me about the sea, please."}]
+CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}
+ASK: dict[str, Any] = {"model": "claude-opus-4-1", "max_tokens": 50, "messages": MESSAGES}
+USAGE = Usage(input=1000, output=50, cache_read=800, origin="provider")
+
+
+class Nowhere(SpanExporter):
+    """Takes spans and keeps none."""
+
+    def export(self, spans: Any) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+@pytest.fixture
+def transport(http: Any) -> Callable[..., Any]:
+    """Answers in this process: whole, or as a stream with its usage at the end."""
+    completion = openai_wire.chat_completion("gpt-4o", USAGE, "The sea is blue. " * 8)
+    chat_stream = b"".join(map(sse, openai_wire.chat_events(completion, include_usage=True)))
+    message = anthropic_wire.message("claude-opus-4-1", USAGE, "The sea is blue. " * 8)
+    message_stream = b"".join(map(sse, anthropic_wire.message_events(message)))
+
+    def make(sdk: Any) -> Any:
+        module = http(sdk)
+        whole = json.dumps(completion if sdk is openai else message).encode()
+        events = chat_stream if sdk is openai else message_stream
+
+        def answer(request: Any) -> Any:
+            streamed = b'"stream":true' in request.content.replace(b" ", b"")
+            return module.Response(
+                200,
+                headers={"content-type": "text/event-stream" if streamed else "application/json"},
+                content=iter([events]) if streamed else whole,
+            )
+
+        return sdk.DefaultHttpxClient(transport=module.MockTransport(answer))
+
+    return make
+
+
+def settle() -> tuple[int, int]:
+    """How many blocks of memory and how many objects there are when all is done."""
+    flush()
+    for _ in range(3):
+        gc.collect()
+    return sys.getallocatedblocks(), len(gc.get_objects())
+
+
+def check_flat(work: Callable[[int], None], count: int, parts: int = 4) -> None:
+    """Do `work` `parts` times; after the first time nothing grows by more than noise."""
+    work(count)
+    found = []
+    for _ in range(parts):
+        work(count)
+        found.append(settle())
+    (blocks, objects), (blocks_after, objects_after) = found[0], found[-1]
+    calls = count * (parts - 1)
+    assert blocks_after - blocks < max(0.02 * calls, 600), found
+    assert objects_after - objects < max(0.01 * calls, 300), found
+
+
+@pytest.fixture
+def metered(idle_meter: Any) -> Any:
+    """Instrumented with every way out, none of which keeps what it is given in memory."""
+    tracers = TracerProvider(shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(Nowhere()))
+    idle_meter.instrument(tracer_provider=tracers, on_record=None)
+    yield idle_meter
+    tracers.shutdown()
+
+
+def test_twenty_thousand_calls(metered: Any, transport: Any) -> None:
+    with openai.OpenAI(api_key="k", http_client=transport(openai)) as client:
+        # The SDK's own way through with the least of the SDK's own work.
+        post = client.chat.completions.with_raw_response.create
+
+        def work(count: int) -> None:
+            for number in range(count):
+                with otel_tokens.tags(session=f"s{number}", task="t"):
+                    post(**CHAT)
+
+        check_flat(work, 4000)
+    assert metered.total(c.CALLS.name) == 20_000
+    assert metered.total(c.TOKENS_INPUT.name) == 20_000 * 1000
+
+
+def test_two_thousand_streams_with_every_end(metered: Any, transport: Any) -> None:
+    with (
+        openai.OpenAI(api_key="k", http_client=transport(openai)) as client,
+        anthropic.Anthropic(api_key="k", http_client=transport(anthropic)) as other,
+    ):
+
+        def closed() -> None:
+            stream = client.chat.completions.create(**CHAT, stream=True)
+            next(stream)
+            stream.close()
+
+        def dropped() -> None:
+            next(client.chat.completions.create(**CHAT, stream=True))
+
+        def lines() -> None:
+            with client.chat.completions.with_streaming_response.create(**CHAT, stream=True) as response:
+                list(response.iter_lines())
+
+        def helper() -> None:
+            with other.messages.stream(**ASK) as stream:
+                stream.until_done()
+
+        def failed() -> None:
+            with pytest.raises(ZeroDivisionError):
+                for _ in other.messages.create(**ASK, stream=True):
+                    1 / 0  # noqa: B018
+
+        ends: list[Callable[[], Any]] = [
+            lambda: list(client.chat.completions.create(**CHAT, stream=True)),
+            lambda: list(client.responses.create(model="gpt-4o", input="x")),
+            closed,
+            dropped,
+            lines,
+            helper,
+            failed,
+            lambda: other.messages.create(**ASK, stream=True),  # dropped unread
+        ]
+
+        def work(count: int) -> None:
+            for number in range(count):
+                ends[number % len(ends)]()
+                if number % 50 == 0:
+                    gc.collect()  # the SDK's abandoned streams are cycles
+
+        check_flat(work, 400)
+    assert metered.total(c.CALLS.name) == 2000
+
+
+def test_many_clients_models_and_hosts(metered: Any, transport: Any) -> None:
+    def work(count: int) -> None:
+        for number in range(count):
+            http_client = transport(openai)
+            url = f"http://host{number % 10}.example:{8000 + number % 7}/v1"
+            with openai.OpenAI(api_key="k", base_url=url, http_client=http_client) as client:
+                client.chat.completions.create(**{**CHAT, "model": f"model-{number % 20}"})
+
+    check_flat(work, 200)
+
+
+def test_traced_memory(metered: Any, transport: Any) -> None:
+    with openai.OpenAI(api_key="k", http_client=transport(openai)) as client:
+
+        def work(count: int) -> None:
+            for number in range(count):
+                client.chat.completions.create(**CHAT)
+                if number % 5 == 0:
+                    list(client.chat.completions.create(**CHAT, stream=True))
+
+        work(100)
+        tracemalloc.start()
+        try:
+            work(200)
+            settle()
+            before, _ = tracemalloc.get_traced_memory()
+            work(400)
+            settle()
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert after - before < 40_000
