@@ -16,7 +16,17 @@ ENVIRONMENTS = {
     "openai-2-anthropic-1": ("openai>=2,<3", "anthropic>=1,<2"),
     "anthropic-0": ("openai>=2,<3", "anthropic>=0.100,<1"),
 }
-NEEDED = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "botocore", "boto3", "google-auth", "redis", "opentelemetry-distro")
+NEEDED = (
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "hypothesis",
+    "botocore",
+    "boto3",
+    "google-auth",
+    "redis",
+    "opentelemetry-distro",
+)
 
 
 def run(*command: str, **environ: str) -> int:

@@ -1,4 +1,4 @@
-"""The current span, threads, tasks, sampling: whoever calls from wherever is counted, and contexts are left as found."""
+"""The current span, threads, tasks, sampling: whoever calls is counted, and contexts are left as found."""
 
 from __future__ import annotations
 
@@ -109,7 +109,16 @@ def test_the_sampler_knows_the_call(idle_meter: Any, model_server: ModelServer, 
     asked: list[Any] = []
 
     class ByModel(Sampler):
-        def should_sample(self, parent_context: Any, trace_id: Any, name: Any, kind: Any = None, attributes: Any = None, *more: Any, **rest: Any) -> SamplingResult:
+        def should_sample(
+            self,
+            parent_context: Any,
+            trace_id: Any,
+            name: Any,
+            kind: Any = None,
+            attributes: Any = None,
+            *more: Any,
+            **rest: Any,
+        ) -> SamplingResult:
             asked.append((name, dict(attributes or {})))
             keep = (attributes or {}).get(c.REQUEST_MODEL) == "gpt-4o"
             return SamplingResult(Decision.RECORD_AND_SAMPLE if keep else Decision.DROP, attributes)

@@ -84,7 +84,12 @@ def answers(client: openai.OpenAI) -> list[Any]:
 
 @pytest.mark.parametrize("place", FAULTS)
 def test_the_call_is_not_affected(
-    idle_meter: Any, model_server: ModelServer, clients: Any, contained: Any, place: str, monkeypatch: pytest.MonkeyPatch
+    idle_meter: Any,
+    model_server: ModelServer,
+    clients: Any,
+    contained: Any,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client = clients.openai(model_server)
     bare = answers(client)
@@ -137,9 +142,7 @@ def test_an_application_whose_on_record_fails(
     assert len(idle_meter.ledger()) == len(idle_meter.spans()) == idle_meter.total(c.CALLS.name) == 10
     assert idle_meter.total(c.FAULTS.name) == 10
     (told,) = [record for record in contained.records if record.levelno >= logging.ERROR]
-    assert told.getMessage() == (
-        "otel_tokens failed in on_record (OurFaultError: of ours); your call is not affected"
-    )
+    assert told.getMessage() == ("otel_tokens failed in on_record (OurFaultError: of ours); your call is not affected")
 
 
 def test_strict_raises(idle_meter: Any, model_server: ModelServer, clients: Any) -> None:

@@ -250,7 +250,9 @@ def test_own(idle_meter: Any, client: anthropic.Anthropic, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["create", "stream", "closed"])
-def test_the_sdks_spans_switched_off(meter: Any, model_server: ModelServer, clients: Any, strict: Any, way: str) -> None:
+def test_the_sdks_spans_switched_off(
+    meter: Any, model_server: ModelServer, clients: Any, strict: Any, way: str
+) -> None:
     strict.setenv("ANTHROPIC_OPEN_TELEMETRY", "false")
     (WHOLE | CUT)[way](clients.anthropic(model_server))
     check_one_span(meter, c.SCOPE)
@@ -290,7 +292,7 @@ def instrumentor(idle_meter: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
         for kind in (openai_chat.Completions, anthropic.resources.Messages):
             monkeypatch.setattr(kind, "create", wrapt.FunctionWrapper(vars(kind)["create"], create))
 
-    yield install
+    return install
 
 
 @pytest.mark.parametrize(

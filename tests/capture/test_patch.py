@@ -52,7 +52,15 @@ def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def provider(module: str, *targets: Target, highest: str = "9.0") -> Provider:
-    return Provider(module, module, module, "pytest", targets or (Target(module, "Client.request", "request"),), (), ("0.0", highest))
+    return Provider(
+        module,
+        module,
+        module,
+        "pytest",
+        targets or (Target(module, "Client.request", "request"),),
+        (),
+        ("0.0", highest),
+    )
 
 
 class Log:
@@ -279,7 +287,8 @@ def test_on_and_off_while_calls_run(idle_meter: Any, model_server: ModelServer, 
         thread.start()
     for _ in range(10):
         idle_meter.instrument()
-        model_server.wait_for(lambda s, n=len(model_server.requests) + 4: len(s.requests) >= n)
+        wanted = len(model_server.requests) + 4
+        model_server.wait_for(lambda s, n=wanted: len(s.requests) >= n)
         otel_tokens.uninstrument()
     stop.set()
     for thread in threads:

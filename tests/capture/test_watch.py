@@ -86,7 +86,7 @@ def test_an_import_that_fails_leaves_no_trace(module: Packages) -> None:
     name, told = module("broken", "raise RuntimeError('no')"), []
     when_imported(name, told.append)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="^no$") as caught:
+        with pytest.raises(RuntimeError, match=r"^no$") as caught:
             importlib.import_module(name)
         assert name not in sys.modules
     assert told == []
