@@ -96,7 +96,9 @@ class MemoryStore(Store):
             if len(self._settled_order) > REMEMBERED_KEYS:
                 self._settled.discard(self._settled_order.popleft())
             lease = self._leases.pop(key, None)
-            if lease is None:
+            if lease is not None:
+                self._lapsed.pop(key, None)  # a key that lapsed and then grew has both
+            else:
                 # Expired: its reservation is back already. Unknown: there never was one here.
                 lapsed = self._lapsed.pop(key, None)
                 starts = lapsed.starts if lapsed else ()
@@ -205,6 +207,7 @@ class MemoryStore(Store):
                     self._shift(lease, 1)
                     self._leases[key] = lease
                 lease.expires = now + ttl_ms
+                self._reap_at = min(self._reap_at, lease.expires)
             self._reap(now)
 
     def read(self, slots: Sequence[Slot]) -> Sequence[Balance]:

@@ -1,0 +1,191 @@
+"""Forks, pools and children: over all processes OTLP and the ledger each add up to the truth, and nothing twice."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from otel_tokens import conventions as c
+
+CLI = [sys.executable, "-m", "otel_tokens.cli", "run", "--quiet"]
+STARTS = ("run", "opentelemetry-instrument", "instrument()")
+
+
+@pytest.fixture(params=STARTS)
+def launch(request: pytest.FixtureRequest, workshop: Any) -> Any:
+    """Runs a program metered in each of the three ways."""
+    if request.param == "run":
+        return lambda code: workshop.run(*CLI, sys.executable, workshop.program(code))
+    if request.param == "opentelemetry-instrument":
+        command = request.getfixturevalue("otel_instrument")
+        return lambda code: workshop.run(*command, sys.executable, workshop.program(code))
+    # With `spawn` the main module is imported again: this line then runs in each child.
+    import_line = "\nimport otel_tokens\notel_tokens.instrument()\n"
+    return lambda code: workshop.run(sys.executable, workshop.program(import_line + _dedent(code)))
+
+
+def _dedent(code: str) -> str:
+    import textwrap
+
+    return textwrap.dedent(code)
+
+
+def test_fork(workshop: Any, launch: Any) -> None:
+    """Children that end as Python programs do; a call before and one after, in the parent."""
+    launch("""
+    chat(2)
+    children = []
+    for number in range(3):
+        pid = os.fork()
+        if pid == 0:
+            chat(number + 1)
+            sys.exit(0)
+        children.append(pid)
+    chat(1)
+    for pid in children:
+        assert os.waitpid(pid, 0)[1] == 0
+    chat(1)
+    """)
+    workshop.check(10)
+    assert sorted(workshop.collector.by_process(c.CALLS.name).values()) == [1, 2, 3, 4]
+
+
+def test_pools(workshop: Any, launch: Any) -> None:
+    """multiprocessing's children leave by os._exit (fork) or come from nothing (spawn)."""
+    launch("""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    if __name__ == "__main__":
+        chat(1)
+        for method in ("fork", "spawn"):
+            context = multiprocessing.get_context(method)
+            with context.Pool(2) as pool:
+                pool.map(chat, [1, 2, 1, 1])
+                pool.close()
+                pool.join()
+            with ProcessPoolExecutor(2, mp_context=context) as executor:
+                list(executor.map(chat, [1, 1]))
+            process = context.Process(target=chat, args=(2,))
+            process.start()
+            process.join()
+    """)
+    workshop.check(1 + 2 * 9)
+
+
+def test_a_child_in_the_middle_of_the_parents_calls(workshop: Any, launch: Any) -> None:
+    """What is under way while the process forks (streams, threads, background work) is the parent's, once."""
+    launch("""
+    import threading
+    c = client()
+    messages = [{"role": "user", "content": "Hello."}]
+    stream = c.chat.completions.create(model="gpt-4o", messages=messages, stream=True)
+    next(stream)
+    threads = [threading.Thread(target=chat, args=(4,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            # The child drops what it inherited, and makes a call of its own.
+            chat(1)
+            del stream
+            import gc
+            gc.collect()
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    for thread in threads:
+        thread.join()
+    assert len(list(stream)) > 2
+    c.close()
+    """)
+    workshop.check(1 + 12 + 3)
+
+
+def test_a_pool_that_is_terminated(workshop: Any) -> None:
+    """`with Pool()` ends its workers by SIGTERM: under `otel-tokens run` they hand over first."""
+    workshop.run(
+        *CLI,
+        sys.executable,
+        workshop.program("""
+        import multiprocessing
+        if __name__ == "__main__":
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                pool.map(chat, [1, 1, 1, 1], chunksize=1)
+        """),
+    )
+    workshop.check(4)
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["each worker", "preload"])
+@pytest.mark.parametrize("start", STARTS)
+def test_gunicorn(workshop: Any, request: pytest.FixtureRequest, start: str, preload: bool) -> None:
+    code = """
+    import openai
+    shared = client()
+
+    def app(environ, start_response):
+        answer = shared.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello."}])
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str(os.getpid()).encode()]
+    """
+    instrument = "\nimport otel_tokens\notel_tokens.instrument()\n" if start == "instrument()" else ""
+    workshop.program(instrument + _dedent(code))
+    command = {"run": CLI, "instrument()": []}.get(start)
+    if command is None:
+        command = request.getfixturevalue("otel_instrument")
+    port = workshop.free_port()
+    options = ["--preload"] if preload else []
+    process = workshop.start(
+        *command, "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", "--no-control-socket", *options, "app:app"
+    )
+    serve(workshop, process, port, 12)
+    workshop.check(12)
+
+
+@pytest.mark.parametrize("start", ["run"])
+def test_uvicorn_workers(workshop: Any, start: str) -> None:
+    """uvicorn's workers end by the signal itself, so nothing of `atexit` runs in them."""
+    workshop.program("""
+    import openai
+    shared = openai.AsyncOpenAI(base_url=os.environ["MODEL_URL"] + "/v1", api_key="k", max_retries=0)
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        await shared.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello."}])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+    """)
+    port = workshop.free_port()
+    process = workshop.start(*CLI, "uvicorn", "--workers", "2", "--lifespan", "off", "--port", str(port), "app:app")
+    serve(workshop, process, port, 12)
+    workshop.check(12)
+
+
+def serve(workshop: Any, process: Any, port: int, requests: int) -> None:
+    """Ask the server until every worker has answered, and end it by SIGTERM."""
+    import urllib.error
+    import urllib.request
+
+    def up() -> bool:
+        import socket
+
+        assert process.poll() is None, process.communicate()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    workshop.wait_until(up, "the server does not come up")
+    pids = set()
+    for _ in range(requests):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as response:
+            pids.add(response.read())
+    assert 1 <= len(pids) <= 2
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err, err
