@@ -67,7 +67,6 @@ class BudgetExceededError(OtelTokensError):
         reserved: Decimal | None = None,
         requested: Decimal | None = None,
         resets_at: float | None = None,
-        partial_text_length: int | None = None,
     ) -> None:
         self.budget = budget
         self.scope = scope
@@ -77,5 +76,4 @@ class BudgetExceededError(OtelTokensError):
         self.reserved = reserved
         self.requested = requested
         self.resets_at = resets_at
-        self.partial_text_length = partial_text_length
         super().__init__(message)

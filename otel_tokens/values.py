@@ -8,7 +8,7 @@ orthogonal split of the same totals. Only pricing subtracts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -223,11 +223,6 @@ class Record:
     def started(self) -> float:
         """Unix time in seconds at which the call was made."""
         return self.call.started
-
-
-def with_totals(usage: Usage, **changes: Any) -> Usage:
-    """A copy of `usage` with some fields changed."""
-    return replace(usage, **changes)
 
 
 @dataclass(frozen=True, slots=True)
