@@ -182,7 +182,8 @@ class Workshop:
         self.ledger = folder / "ledger.db"
         host = server.url.removeprefix("http://")
         (folder / "otel-tokens.yaml").write_text(
-            f"hosts:\n  - {{match: '{host}', path: /v1, provider: openai}}\n  - {{match: '{host}', provider: anthropic}}\n"
+            f"hosts:\n  - {{match: '{host}', path: /v1, provider: openai}}\n"
+            f"  - {{match: '{host}', provider: anthropic}}\n"
         )
         dropped = ("OTEL_", "OPENAI_", "ANTHROPIC_", "PYTHON", "COV_")
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)} | {

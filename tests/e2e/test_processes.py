@@ -187,5 +187,5 @@ def serve(workshop: Any, process: Any, port: int, requests: int) -> None:
             pids.add(response.read())
     assert 1 <= len(pids) <= 2
     process.terminate()
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert "Traceback" not in err, err
