@@ -119,7 +119,7 @@ class ActiveCall:
             self.lease = safely("guard.admit", guard.admit, self.call, self.sizes())
         except BudgetExceededError as error:
             self.refuse(error)
-            raise
+            raise error.with_traceback(None)  # the user's line and ours, not the guard's inner ones
         except BaseException:  # interrupted while waiting for budget: nothing was sent
             self.ended = True
             raise
@@ -134,7 +134,7 @@ class ActiveCall:
             self.lease = await guard.aadmit(self.call, self.sizes())
         except BudgetExceededError as error:
             self.refuse(error)
-            raise
+            raise error.with_traceback(None)  # the user's line and ours, not the guard's inner ones
         except Exception as error:  # the wall, which has no async form
             safely("guard.admit", _reraise, error)
         except BaseException:  # cancelled while waiting for budget: nothing was sent
