@@ -119,7 +119,8 @@ class ActiveCall:
             self.lease = safely("guard.admit", guard.admit, self.call, self.sizes())
         except BudgetExceededError as error:
             self.refuse(error)
-            raise error.with_traceback(None)  # the user's line and ours, not the guard's inner ones
+            error.__traceback__ = None  # the caller's line and ours, not the guard's inner ones
+            raise
         except BaseException:  # interrupted while waiting for budget: nothing was sent
             self.ended = True
             raise
@@ -134,7 +135,8 @@ class ActiveCall:
             self.lease = await guard.aadmit(self.call, self.sizes())
         except BudgetExceededError as error:
             self.refuse(error)
-            raise error.with_traceback(None)  # the user's line and ours, not the guard's inner ones
+            error.__traceback__ = None  # the caller's line and ours, not the guard's inner ones
+            raise
         except Exception as error:  # the wall, which has no async form
             safely("guard.admit", _reraise, error)
         except BaseException:  # cancelled while waiting for budget: nothing was sent
