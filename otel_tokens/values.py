@@ -138,7 +138,8 @@ class Call:
 
     `provider` bills it; `endpoint` is the billable operation ("openai.chat"); `operation` the convention's name
     ("chat", "text_completion", "embeddings"). `max_output` is the request's own bound on output tokens per
-    choice, `choices` how many it asks for. `started` is unix time in seconds. `free`: the user said that this
+    choice, `choices` how many it asks for. `input_chars` are lengths only, never content: measured when a
+    guard or an estimate asks (`lifecycle`). `started` is unix time in seconds. `free`: the user said that this
     host's calls cost nothing. `asked_model`: what the application asked for, when the guard put `model` in its place.
     """
 

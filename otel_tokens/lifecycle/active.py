@@ -14,20 +14,12 @@ from otel_tokens.lifecycle.ending import Ending
 from otel_tokens.lifecycle.rooms import MAX_PARKED, Engine
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import safely
+from otel_tokens.shapes import is_list, is_mapping
 from otel_tokens.usage.read import Facts, dig, glance, length
-from otel_tokens.usage.tokenizers import counter
-from otel_tokens.usage.weight import Weight, cache_lifetime, weigh
 from otel_tokens.values import Call, CallSizes, Lease, Outcome
 
 current: ContextVar[ActiveCall | None] = ContextVar("otel_tokens_call", default=None)
 """The call whose request is under way here: retries and the SDK's own span belong to it."""
-
-
-MAX_COUNTED = 200_000
-"""Bytes of text that are counted by a tokenizer: it takes some 0.2 µs for each, in the caller's time."""
-
-
-NEVER = sys.maxsize
 
 
 class ActiveCall:
@@ -44,7 +36,6 @@ class ActiveCall:
         "body",
         "call",
         "cut_at",
-        "cut_at_texts",
         "ended",
         "endpoint",
         "engine",
@@ -59,7 +50,6 @@ class ActiveCall:
         "reason",
         "span",
         "started",
-        "weight",
     )
 
     def __init__(self, engine: Engine, call: Call, endpoint: Endpoint, body: Mapping[str, Any]) -> None:
@@ -72,7 +62,6 @@ class ActiveCall:
         self.facts.measured = engine.estimator.wants(call.model)
         self.glance = glance(endpoint)
         self.lease: Lease | None = None
-        self.weight: Weight | None = None
         self.span: Any = None
         self.own_span = True
         self._attached: Any = None
@@ -82,7 +71,6 @@ class ActiveCall:
         self.hide_usage = False
         self.first: float | None = None
         self.cut_at: int | None = None
-        self.cut_at_texts = NEVER
         self.reason: str | None = None
         self._token: Any = None
         self.started = time.perf_counter()
@@ -91,22 +79,21 @@ class ActiveCall:
     def sizes(self) -> CallSizes:
         """What the guard may know of the request: lengths and bounds, no content."""
         body, call, estimator = self.body or {}, self.call, self.engine.estimator
-        parts = [body[name] for name in self.endpoint.input if name in body]
-        size = length(parts)
-        count = counter(call.model) if size <= MAX_COUNTED else None
-        self.weight = weigh(parts, count)
+        chars = self.input_chars()
+        expected = estimator.tokens(call.model, "input", chars)
         thinking = next((v for path in self.endpoint.thinking if isinstance(v := dig(body, path), int)), 0)
         return CallSizes(
-            input_tokens_estimate=self.weight.tokens if count else estimator.tokens(call.model, "input", size),
-            input_upper=estimator.upper(call.model, self.weight),
+            input_tokens_estimate=expected,
+            # Before the first report of a model, half as many tokens as characters: dense code and CJK stay below.
+            input_upper=round(expected * 1.25) + 16 if estimator.calibrated(call.model) else chars // 2 + 64,
             output_bound=call.max_output,
             thinking=thinking,
             choices=call.choices,
             cache_write=cache_lifetime(body) if self.endpoint.cache_control else None,
         )
 
-    def input_size(self) -> int:
-        """The bytes of text in the request."""
+    def input_chars(self) -> int:
+        """The characters of text in the request."""
         body = self.body
         return 0 if body is None else sum(length(body.get(key)) for key in self.endpoint.input)
 
@@ -154,9 +141,7 @@ class ActiveCall:
     def _look_next(self, lease: Lease) -> None:
         """Set how much text may arrive before the guard wants to look at the stream."""
         at = lease.look_at
-        self.cut_at = None if at is None else self.engine.estimator.size(self.call.model, "output", at)
-        # An answer with a bound of its own needs no second measure, which a proxy that splits chunks would spoil.
-        self.cut_at_texts = at if at is not None and self.call.max_output is None else NEVER
+        self.cut_at = None if at is None else self.engine.estimator.chars(self.call.model, "output", at)
 
     def refuse(self, error: BudgetExceededError) -> None:
         """Note a refusal: no span, no record, nothing was sent."""
@@ -215,15 +200,12 @@ class ActiveCall:
 
     def over(self) -> BudgetExceededError | None:
         """Whether the guard wants this stream cut now; one comparison while far from the limit."""
-        facts = self.facts
-        if self.cut_at is None or (facts.text_bytes < self.cut_at and facts.texts < self.cut_at_texts):
+        if self.cut_at is None or self.facts.chars < self.cut_at:
             return None
         guard, lease = self.engine.guard, self.lease
         if guard is None or lease is None:
             return None
-        tokens = self.engine.estimator.tokens(self.call.model, "output", facts.text_bytes)
-        if self.call.max_output is None:
-            tokens = max(tokens, facts.texts)
+        tokens = self.engine.estimator.tokens(self.call.model, "output", self.facts.chars)
         error = safely("guard.look", guard.look, lease, tokens)
         if error is None:
             self._look_next(lease)
@@ -283,6 +265,21 @@ class ActiveCall:
         """A call whose response was dropped unread."""
         if not self.ended and not sys.is_finalizing():
             self.drop()
+
+
+def cache_lifetime(value: Any, depth: int = 0) -> str | None:
+    """The `Usage` field that this request's input may be written to a cache as: the dearest it asks for, or None."""
+    if depth > 8:
+        return None
+    if is_mapping(value):
+        control = value.get("cache_control")
+        if is_mapping(control):
+            return "cache_write_1h" if control.get("ttl") == "1h" else "cache_write_5m"
+        value = tuple(value.values())
+    if not is_list(value):
+        return None
+    found = {cache_lifetime(item, depth + 1) for item in value}
+    return "cache_write_1h" if "cache_write_1h" in found else "cache_write_5m" if "cache_write_5m" in found else None
 
 
 def _reraise(error: BaseException) -> None:

@@ -153,23 +153,21 @@ class Ending:
     def _calibrate(self, usage: Usage) -> None:
         active = self.active
         estimator, model, facts = active.engine.estimator, active.call.model, active.facts
-        if active.weight is not None:
-            estimator.learn_upper(model, active.weight, usage.input)
         if not facts.measured:
             return
-        if facts.text_bytes:
-            estimator.learn(model, "output", facts.text_bytes, usage.output - usage.reasoning)
+        if facts.chars:
+            estimator.learn(model, "output", facts.chars, usage.output - usage.reasoning)
         if usage.input:
-            estimator.learn(model, "input", active.input_size(), usage.input)
+            estimator.learn(model, "input", active.input_chars(), usage.input)
 
     def _estimated(self, usage: Usage) -> Usage:
         """Usage of an answer whose report is missing in part: input as reported, output from what arrived."""
         active = self.active
         estimator, model = active.engine.estimator, active.call.model
-        output = max(usage.output, estimator.tokens(model, "output", active.facts.text_bytes))
+        output = max(usage.output, estimator.tokens(model, "output", active.facts.chars))
         if usage.origin == "provider":
             return replace(usage, output=output, origin="partial", total=None, reported=usage.reported - {"output"})
-        given = estimator.tokens(model, "input", active.input_size())
+        given = estimator.tokens(model, "input", active.input_chars())
         return replace(usage, input=given, output=output, origin="estimated", total=None)
 
 

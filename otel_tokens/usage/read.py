@@ -77,8 +77,7 @@ def first(value: Any, paths: tuple[str, ...]) -> Any:
     return None
 
 
-def fields_of(block: Any) -> Mapping[str, Any] | None:
-    """The fields of a dict, a mapping or an SDK object (declared and extra); None if it is none of them."""
+def _fields(block: Any) -> Mapping[str, Any] | None:
     if type(block) is dict:
         return block  # pyright: ignore[reportUnknownVariableType]
     own: dict[str, Any] | None = getattr(block, "__dict__", None)
@@ -94,7 +93,7 @@ def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
     A later report replaces an earlier one, as providers repeat cumulative numbers; but a 0 never replaces a
     positive number, as some send placeholders.
     """
-    found = fields_of(block)
+    found = _fields(block)
     if found is None or depth > MAX_DEPTH:
         return False
     for name, value in found.items():
@@ -115,25 +114,20 @@ def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
 
 
 def length(value: Any, depth: int = 0) -> int:
-    """The bytes of text (UTF-8) in a value: strings in dicts, lists and SDK objects. Reads no more.
+    """The number of characters of text in a value (strings in dicts, lists and SDK objects); reads no more.
 
     Base64 data is not text: the fields known to hold it are left out.
     """
     if isinstance(value, str):
-        return text_size(value)
+        return len(value)
     if value is None or isinstance(value, (int, float)) or depth > 12:
         return 0
     if is_list(value):
         return sum(length(item, depth + 1) for item in value)
-    found = fields_of(value)
+    found = _fields(value)
     if found is None:
         return 0
     return sum(length(item, depth + 1) for name, item in found.items() if name not in NOT_TEXT)
-
-
-def text_size(text: str) -> int:
-    """The bytes of a text in UTF-8, which tokens go by more than by characters: a Chinese one is a token, and three."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 NOT_TEXT = frozenset({"data", "image_url", "file_data", "b64_json", "type", "id", "role", "object", "index", "url"})
@@ -148,11 +142,11 @@ def places(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
 class Facts:
     """What has been read of one call so far. Mutable: it lives inside one call and is never shared.
 
-    `measured`: whether the size of a whole answer's text is wanted (to calibrate the estimate). `texts` is the number
-    of chunks with text, each of which is at least a token where nobody splits them on the way.
+    `measured`: whether the length of a whole answer's text is wanted (to calibrate the estimate).
     """
 
     __slots__ = (
+        "chars",
         "chunks",
         "complete",
         "counts",
@@ -164,16 +158,13 @@ class Facts:
         "model",
         "speed",
         "strange",
-        "text_bytes",
-        "texts",
         "tier",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.counts: Counts = {}
-        self.text_bytes = 0
-        self.texts = 0
+        self.chars = 0
         self.chunks = 0
         self.complete = False
         self.measured = True
@@ -212,22 +203,16 @@ class Facts:
                 self.finish = reasons
         return found
 
-    def add_text(self, size: int) -> None:
-        """Take a chunk's text of so many bytes."""
-        if size:
-            self.text_bytes += size
-            self.texts += 1
-
     def read_whole(self, payload: Any) -> None:
         """Take a whole response: its facts, and the length of its text."""
         self.read(payload)
         self.complete = True
         if self.measured:
-            self.text_bytes += output_length(self.endpoint, payload)
+            self.chars += output_length(self.endpoint, payload)
 
 
 def output_length(endpoint: Endpoint, payload: Any) -> int:
-    """The bytes of output text in a response or chunk: the first place that has any."""
+    """The number of characters of output text in a response or chunk: the first place that has any."""
     for path in endpoint.output:
         found = sum(length(item) for item in dig_all(payload, path))
         if found:
@@ -258,13 +243,11 @@ def _choices(endpoint: Endpoint) -> Glance:
         try:
             choice = chunk.choices[0]
             if choice.finish_reason is None and chunk.usage is None:
-                found = text(choice)
-                facts.text_bytes += len(found) if found.isascii() else text_size(found)
-                facts.texts += 1
+                facts.chars += len(text(choice))
                 return
         except (AttributeError, IndexError, TypeError):
             pass  # a first, last or odd chunk
-        facts.add_text(output_length(endpoint, chunk))
+        facts.chars += output_length(endpoint, chunk)
         if facts.read(chunk):
             facts.complete = True
 
@@ -282,11 +265,9 @@ def _events(endpoint: Endpoint) -> Glance:
         text = texts.get(kind)
         if text is not None:
             try:
-                found = text(chunk)
-                facts.text_bytes += len(found) if found.isascii() else text_size(found)
-                facts.texts += 1
+                facts.chars += len(text(chunk))
             except (AttributeError, TypeError):
-                facts.add_text(output_length(endpoint, chunk))
+                facts.chars += output_length(endpoint, chunk)
         elif kind in facts_on and facts.read(chunk) and kind in final_on:
             facts.complete = True
 

@@ -294,7 +294,7 @@ def test_an_unpriced_model_can_be_held_to_its_dearest_sibling(guarded: Any, mode
 
 
 def test_a_cached_prompt_is_reserved_at_the_price_of_its_write(guarded: Any, model_server: ModelServer) -> None:
-    from otel_tokens.usage.weight import cache_lifetime
+    from otel_tokens.lifecycle.active import cache_lifetime
 
     assert cache_lifetime({"system": [{"text": "x", "cache_control": {"type": "ephemeral"}}]}) == "cache_write_5m"
     assert cache_lifetime({"a": [{"cache_control": {}}, {"cache_control": {"ttl": "1h"}}]}) == "cache_write_1h"
