@@ -209,9 +209,6 @@ def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: A
     from otel_tokens.guard.options import GuardOptions
     from otel_tokens.guard.store.open import open_store
 
-    def priced(provider: str, model: str, usage: Usage, *, at: float, tier: str | None = None) -> Cost:
-        return pricer(provider, model, usage, at=at, tier=tier)
-
     def told(event: Any) -> None:
         if event.kind in ("threshold", "downgrade", "clamp", "cut", "overdraft", "pause", "slow", "resume"):
             facts = {BUDGET_NAME: event.budget, BUDGET_SCOPE: event.scope, f"{NAMESPACE}.budget.event": event.kind}
@@ -240,7 +237,7 @@ def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: A
         **extra,
     )
     store = open_store(store_url(settings), timeout=settings.store_timeout)
-    guard = Guard(budgets, store, price=priced, options=options, emit=told)
+    guard = Guard(budgets, store, price=pricer, options=options, emit=told)
     metrics.observe_budgets(lambda: _budget_rows(guard))
     metrics.observe_decisions(lambda: ((b, d, p, m, n) for b, d, p, m, _, n in guard.decisions()))
     return guard

@@ -14,9 +14,12 @@ from otel_tokens.lifecycle.ending import Ending
 from otel_tokens.lifecycle.rooms import MAX_PARKED, Engine
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import safely
-from otel_tokens.shapes import is_list, is_mapping
-from otel_tokens.usage.read import Facts, dig, glance, length
+from otel_tokens.usage.read import Facts, dig, first, glance, length
+from otel_tokens.usage.size import Size, measure
 from otel_tokens.values import Call, CallSizes, Lease, Outcome
+
+SMALLEST_CACHED = 1024
+"""Shorter prompts are not cached unless the request marks what is to be (OpenAI's guide on prompt caching)."""
 
 current: ContextVar[ActiveCall | None] = ContextVar("otel_tokens_call", default=None)
 """The call whose request is under way here: retries and the SDK's own span belong to it."""
@@ -48,6 +51,7 @@ class ActiveCall:
         "own_span",
         "parsed",
         "reason",
+        "size",
         "span",
         "started",
     )
@@ -67,6 +71,7 @@ class ActiveCall:
         self._attached: Any = None
         self.attempts = 1
         self.parsed = False
+        self.size: Size | None = None
         self.idle = False
         self.hide_usage = False
         self.first: float | None = None
@@ -78,19 +83,39 @@ class ActiveCall:
     # ---- before -----------------------------------------------------------------------------------------------
     def sizes(self) -> CallSizes:
         """What the guard may know of the request: lengths and bounds, no content."""
-        body, call, estimator = self.body or {}, self.call, self.engine.estimator
-        chars = self.input_chars()
-        expected = estimator.tokens(call.model, "input", chars)
-        thinking = next((v for path in self.endpoint.thinking if isinstance(v := dig(body, path), int)), 0)
+        body, call, endpoint = self.body or {}, self.call, self.endpoint
+        size = self.size = measure(endpoint, body, call.model)
+        if endpoint.history:
+            self._remembered(size, first(body, endpoint.history))
+        expected, upper = self.engine.estimator.request(size)
+        thinking = next((v for path in endpoint.thinking if isinstance(v := dig(body, path), int)), 0)
+        cache_write = size.cache
+        if cache_write is None and upper >= SMALLEST_CACHED:
+            cache_write = endpoint.cache_write
         return CallSizes(
             input_tokens_estimate=expected,
-            # Before the first report of a model, half as many tokens as characters: dense code and CJK stay below.
-            input_upper=round(expected * 1.25) + 16 if estimator.calibrated(call.model) else chars // 2 + 64,
+            input_upper=upper,
             output_bound=call.max_output,
             thinking=thinking,
             choices=call.choices,
-            cache_write=cache_lifetime(body) if self.endpoint.cache_control else None,
+            cache_write=cache_write,
+            web_searches=size.searches,
+            audio=size.audio,
         )
+
+    def _remembered(self, size: Size, history: Any) -> None:
+        """Add what the provider puts before this request's own input."""
+        if isinstance(history, str):
+            size.hosted = True  # what others have put there shows in the report
+            size.extra += self.engine.remembered.get(history, 0)
+
+    def remember(self, tokens: int) -> None:
+        """Keep the tokens of a conversation that the provider remembers, by the ids that go on with it."""
+        if self.endpoint.history:
+            history = dig(self.body or {}, "conversation.id") or (self.body or {}).get("conversation")
+            for key in (self.facts.id, history):
+                if isinstance(key, str):
+                    self.engine.remember(key, tokens)
 
     def input_chars(self) -> int:
         """The characters of text in the request."""
@@ -263,21 +288,6 @@ class ActiveCall:
         """A call whose response was dropped unread."""
         if not self.ended and not sys.is_finalizing():
             self.drop()
-
-
-def cache_lifetime(value: Any, depth: int = 0) -> str | None:
-    """The `Usage` field that this request's input may be written to a cache as: the dearest it asks for, or None."""
-    if depth > 8:
-        return None
-    if is_mapping(value):
-        control = value.get("cache_control")
-        if is_mapping(control):
-            return "cache_write_1h" if control.get("ttl") == "1h" else "cache_write_5m"
-        value = tuple(value.values())
-    if not is_list(value):
-        return None
-    found = {cache_lifetime(item, depth + 1) for item in value}
-    return "cache_write_1h" if "cache_write_1h" in found else "cache_write_5m" if "cache_write_5m" in found else None
 
 
 def _reraise(error: BaseException) -> None:

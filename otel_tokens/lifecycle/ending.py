@@ -153,6 +153,9 @@ class Ending:
     def _calibrate(self, usage: Usage) -> None:
         active = self.active
         estimator, model, facts = active.engine.estimator, active.call.model, active.facts
+        if active.size is not None:
+            estimator.learn_request(active.size, usage.input)
+        active.remember(usage.input + usage.output)
         if not facts.measured:
             return
         if facts.chars:

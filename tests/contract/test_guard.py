@@ -291,11 +291,3 @@ def test_an_unpriced_model_can_be_held_to_its_dearest_sibling(guarded: Any, mode
     client(model_server).chat.completions.create(model="gpt-99-unheard-of", messages=MESSAGES, max_tokens=10)
     (row,) = otel_tokens.guard().status()
     assert row.used > 0
-
-
-def test_a_cached_prompt_is_reserved_at_the_price_of_its_write(guarded: Any, model_server: ModelServer) -> None:
-    from otel_tokens.lifecycle.active import cache_lifetime
-
-    assert cache_lifetime({"system": [{"text": "x", "cache_control": {"type": "ephemeral"}}]}) == "cache_write_5m"
-    assert cache_lifetime({"a": [{"cache_control": {}}, {"cache_control": {"ttl": "1h"}}]}) == "cache_write_1h"
-    assert cache_lifetime({"messages": MESSAGES}) is None
