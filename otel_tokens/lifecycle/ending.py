@@ -68,7 +68,10 @@ class Ending:
         if record is None:
             guard.release(lease)  # a fault of ours: the caller's budget must not stay reserved
         elif record.outcome == "error" and record.usage.origin == "missing" and active.first is None:
-            guard.release(lease)  # the provider refused or never answered: nothing was billed
+            if _answer_lost(self.error):
+                guard.settle(lease, record)  # it was sent, and may be worked on and billed
+            else:
+                guard.release(lease)  # the provider refused, or was never reached
         else:
             guard.settle(lease, record)
 
@@ -172,6 +175,19 @@ class Ending:
             return replace(usage, output=output, origin="partial", total=None, reported=usage.reported - {"output"})
         given = estimator.tokens(model, "input", active.input_chars())
         return replace(usage, input=given, output=output, origin="estimated", total=None)
+
+
+_LOST = frozenset({"ReadTimeout", "ReadError", "RemoteProtocolError", "APIResponseValidationError"})
+"""What HTTP clients and SDKs raise once a request is out and its answer does not come, or cannot be read."""
+
+
+def _answer_lost(error: BaseException | None) -> bool:
+    """Whether the call failed after it was sent: by what the SDK's error was raised from."""
+    for _ in range(5):
+        if error is None or type(error).__name__ in _LOST:
+            return error is not None
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _error_type(error: BaseException | None) -> str | None:

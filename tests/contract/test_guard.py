@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -212,7 +215,6 @@ def test_output_is_clamped_to_what_is_left(guarded: Any, model_server: ModelServ
 
 
 def test_the_cap_of_time_of_one_call_is_its_timeout(guarded: Any, make_server: Any) -> None:
-    import threading
     import time
 
     gate = threading.Event()
@@ -291,3 +293,48 @@ def test_an_unpriced_model_can_be_held_to_its_dearest_sibling(guarded: Any, mode
     client(model_server).chat.completions.create(model="gpt-99-unheard-of", messages=MESSAGES, max_tokens=10)
     (row,) = otel_tokens.guard().status()
     assert row.used > 0
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_answer_that_never_comes_is_charged_as_reserved(guarded: Any, make_server: Any, kind: str) -> None:
+    """The provider goes on with a request that its client gave up on; a loop of time-outs is stopped by its cap."""
+    gate = threading.Event()
+    guarded(Budget("cap", usd="0.0041"))
+    server = make_server(Reply(body={}, hold=gate))
+    options: Any = {"api_key": "k", "base_url": f"{server.url}/v1", "timeout": 0.2, "max_retries": 0}
+
+    async def loop() -> None:
+        async with openai.AsyncOpenAI(**options) as made:
+            for _ in range(10):
+                with contextlib.suppress(openai.APITimeoutError):
+                    await ask(made)
+
+    def once() -> None:
+        with openai.OpenAI(**options) as made:
+            for _ in range(10):
+                with contextlib.suppress(openai.APITimeoutError):
+                    ask(made)
+
+    with pytest.raises(BudgetExceededError):
+        asyncio.run(loop()) if kind == "async" else once()
+    gate.set()
+    assert 1 <= len(server.requests) <= 4
+    (row,) = otel_tokens.guard().status()
+    assert row.reserved == 0
+    assert 0 < row.used <= row.limit
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503, None])
+def test_what_was_never_billed_leaves_nothing(guarded: Any, make_server: Any, status: int | None) -> None:
+    guarded(Budget("cap", usd="1", tokens=10_000, calls=5, per="task"))
+    if status is None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        made = openai.OpenAI(api_key="k", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)
+        CLIENTS.append(made)
+    else:
+        made = client(make_server(Reply(status=status, body={"error": {"message": "no"}})))
+    for stream in (False, True) * 4:
+        with pytest.raises(openai.APIError):
+            ask(made, stream=stream)
+    assert all(row.used == 0 and row.reserved == 0 for row in otel_tokens.guard().status())
