@@ -338,3 +338,35 @@ def test_what_was_never_billed_leaves_nothing(guarded: Any, make_server: Any, st
         with pytest.raises(openai.APIError):
             ask(made, stream=stream)
     assert all(row.used == 0 and row.reserved == 0 for row in otel_tokens.guard().status())
+
+
+MISTAKES = """budgets:
+  - {name: a, usdd: 5}
+  - {name: b, calls: 2}
+  - {name: b, calls: 7}
+guard: {lease_seconds: 0, min_output: -3}
+"""
+
+
+def test_every_mistake_is_named_before_the_first_call(guarded: Any, tmp_path: Path) -> None:
+    config = tmp_path / "otel-tokens.yaml"
+    config.write_text(MISTAKES)
+    with pytest.raises(otel_tokens.ConfigError) as found:
+        guarded(config=config)
+    said = str(found.value)
+    for place in (":2: budgets[0].usdd", ":4: budgets[2]", ":5: guard.lease_seconds", ":5: guard.min_output"):
+        assert place in said
+    assert len(found.value.problems) == 4
+
+
+def test_mistakes_can_be_ignored_and_the_other_budgets_hold(
+    guarded: Any, model_server: ModelServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tmp_path / "otel-tokens.yaml"
+    config.write_text(f"on_config_error: ignore\n{MISTAKES}")
+    records = guarded(config=config)
+    assert "usdd" in caplog.text
+    with pytest.raises(BudgetExceededError):
+        for _ in range(5):
+            ask(client(model_server))
+    assert len(records) == 2
