@@ -138,9 +138,23 @@ def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: A
 _GAUGE_UNITS = {"usd": "USD", "tokens": "token", "input_tokens": "token", "output_tokens": "token"}
 
 
+_MANY = 1000
+"""Accounts read at a time."""
+
+
+def _every_status(guard: Any) -> Iterator[Any]:
+    """The state of all budgets; where there are too many scopes, of some scopes of each."""
+    rows = guard.status(limit=_MANY)
+    if len(rows) < _MANY:
+        yield from rows
+        return
+    for budget in guard.budgets:  # one with a scope per session must not crowd out the others
+        yield from guard.status(budget.name, limit=_MANY)
+
+
 def _budget_rows(guard: Any) -> Iterator[Any]:
     from otel_tokens.telemetry.budgets import BudgetRow
 
-    for row in guard.status():
+    for row in _every_status(guard):
         scope = dict(part.split("=", 1) for part in row.scope.split(",") if "=" in part)
         yield BudgetRow(row.name, scope, str(_GAUGE_UNITS.get(row.unit, row.unit)), row.limit, row.used)

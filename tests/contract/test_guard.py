@@ -14,6 +14,8 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import otel_tokens
 from otel_tokens import Budget, BudgetExceededError
@@ -370,3 +372,24 @@ def test_mistakes_can_be_ignored_and_the_other_budgets_hold(
         for _ in range(5):
             ask(client(model_server))
     assert len(records) == 2
+
+
+def test_a_budget_with_many_scopes_does_not_hide_the_others(guarded: Any, model_server: ModelServer) -> None:
+    reader = InMemoryMetricReader()
+    guarded(Budget("a", calls=9, per="session"), Budget("z", calls=9), meter_provider=MeterProvider([reader]))
+    guard = otel_tokens.guard()
+    for number in range(1100):
+        with otel_tokens.tags(session=f"s{number}"):
+            guard.release(guard.reserve("openai", "gpt-4o", input_tokens=1, max_output=1))
+    ask(client(model_server))
+    data = reader.get_metrics_data()
+    assert data is not None
+    points = [
+        point.attributes["otel_tokens.budget.name"]
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "otel_tokens.budget.usage_ratio"
+        for point in metric.data.data_points
+    ]
+    assert sorted(points) == ["a", "z"]
