@@ -39,6 +39,7 @@ class ActiveCall:
         "body",
         "call",
         "cut_at",
+        "cut_chunks",
         "ended",
         "endpoint",
         "engine",
@@ -76,6 +77,7 @@ class ActiveCall:
         self.hide_usage = False
         self.first: float | None = None
         self.cut_at: int | None = None
+        self.cut_chunks = 0
         self.reason: str | None = None
         self._token: Any = None
         self.started = time.perf_counter()
@@ -165,6 +167,7 @@ class ActiveCall:
         """Set how much text may arrive before the guard wants to look at the stream."""
         at = lease.look_at
         self.cut_at = None if at is None else self.engine.estimator.chars(self.call.model, "output", at)
+        self.cut_chunks = at or 0
 
     def refuse(self, error: BudgetExceededError) -> None:
         """Note a refusal: no span, no record, nothing was sent."""
@@ -223,12 +226,16 @@ class ActiveCall:
 
     def over(self) -> BudgetExceededError | None:
         """Whether the guard wants this stream cut now; one comparison while far from the limit."""
-        if self.cut_at is None or self.facts.chars < self.cut_at:
+        facts = self.facts
+        # A chunk is a token at least: scripts that take several tokens for a character would pass unseen.
+        if self.cut_at is None or (facts.chars < self.cut_at and facts.chunks < self.cut_chunks):
             return None
+        if facts.complete:
+            return None  # billed already: a cut would save nothing
         guard, lease = self.engine.guard, self.lease
         if guard is None or lease is None:
             return None
-        tokens = self.engine.estimator.tokens(self.call.model, "output", self.facts.chars)
+        tokens = max(facts.chunks, self.engine.estimator.tokens(self.call.model, "output", facts.chars))
         error = safely("guard.look", guard.look, lease, tokens)
         if error is None:
             self._look_next(lease)

@@ -393,3 +393,72 @@ def test_a_budget_with_many_scopes_does_not_hide_the_others(guarded: Any, model_
         for point in metric.data.data_points
     ]
     assert sorted(points) == ["a", "z"]
+
+
+def emoji(asked: Request) -> Reply:
+    """Each chunk is a token, and four of them make a character."""
+    usage = {"prompt_tokens": 20, "completion_tokens": 3000, "total_tokens": 3020}
+    first, middle, *last = openai_wire.chat_events(openai_wire.chat_completion(asked["model"], usage, "x y z"))
+    name, chunk = middle
+    chunk["choices"][0]["delta"]["content"] = "x"
+    return Reply(events=[first, *[(name, chunk)] * 3000, *last], delay=0.0005)
+
+
+def test_a_stream_of_dense_text_is_cut_by_its_chunks(guarded: Any, make_server: Any) -> None:
+    records = guarded(Budget("cap", output_tokens=300))
+    server = make_server(emoji)
+    with pytest.raises(BudgetExceededError, match="stream cut"):
+        for _ in ask(client(server), stream=True, max_tokens=250):
+            pass
+    assert records[0].chunks <= 310
+    assert server.wait_for(lambda s: len(s.disconnects) == 1)
+    assert server.disconnects[0] < 1000
+
+
+@pytest.mark.parametrize("cleanly", [False, True], ids=["error", "finish"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_stream_read_as_bytes_is_cut(
+    guarded: Any, make_server: Any, tmp_path: Path, cleanly: bool, kind: str
+) -> None:
+    config = tmp_path / "otel-tokens.yaml"
+    config.write_text(f"guard: {{on_cut: {'finish' if cleanly else 'error'}}}\n")
+    records = guarded(Budget("cap", output_tokens=300), config=config)
+    server = make_server(long_answer)
+    asked: Any = {"model": "gpt-4o", "messages": MESSAGES, "max_tokens": 250, "stream": True}
+    lines: list[str] = []
+
+    def sync() -> None:
+        with client(server).chat.completions.with_streaming_response.create(**asked) as response:
+            lines.extend(response.iter_lines())
+
+    async def go() -> None:
+        async with (
+            openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1") as made,
+            made.chat.completions.with_streaming_response.create(**asked) as response,
+        ):
+            async for line in response.iter_lines():
+                lines[len(lines) :] = [line]
+
+    with contextlib.nullcontext() if cleanly else pytest.raises(BudgetExceededError):
+        sync() if kind == "sync" else asyncio.run(go())
+    (record,) = records
+    assert record.outcome == "cut"
+    assert 200 <= record.usage.output <= 330
+    assert len(lines) > 50
+    assert server.wait_for(lambda s: len(s.disconnects) == 1)
+
+
+def test_a_finished_stream_is_not_cut(guarded: Any, make_server: Any) -> None:
+    """What the report at the end says is billed; the next call finds the budget used up."""
+
+    def answer(asked: Request) -> Reply:
+        usage = {"prompt_tokens": 20, "completion_tokens": 3000, "total_tokens": 3020}
+        whole = openai_wire.chat_completion(asked["model"], usage, "Short.")
+        return Reply(events=openai_wire.chat_events(whole, include_usage=True))
+
+    records = guarded(Budget("cap", output_tokens=300))
+    made = client(make_server(answer))
+    assert list(ask(made, stream=True, max_tokens=250))
+    assert records[0].outcome == "ok"
+    with pytest.raises(BudgetExceededError):
+        ask(made)
