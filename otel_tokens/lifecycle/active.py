@@ -12,14 +12,12 @@ from typing import Any
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.lifecycle.ending import Ending
 from otel_tokens.lifecycle.rooms import MAX_PARKED, Engine
+from otel_tokens.lifecycle.sizes import sizes
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import safely
-from otel_tokens.usage.read import Facts, dig, first, glance, length
-from otel_tokens.usage.size import Size, measure
-from otel_tokens.values import Call, CallSizes, Lease, Outcome
-
-SMALLEST_CACHED = 1024
-"""Shorter prompts are not cached unless the request marks what is to be (OpenAI's guide on prompt caching)."""
+from otel_tokens.usage.read import Facts, dig, glance, length
+from otel_tokens.usage.size import Size
+from otel_tokens.values import Call, Lease, Outcome
 
 current: ContextVar[ActiveCall | None] = ContextVar("otel_tokens_call", default=None)
 """The call whose request is under way here: retries and the SDK's own span belong to it."""
@@ -83,42 +81,6 @@ class ActiveCall:
         self.started = time.perf_counter()
 
     # ---- before -----------------------------------------------------------------------------------------------
-    def sizes(self) -> CallSizes:
-        """What the guard may know of the request: lengths and bounds, no content."""
-        body, call, endpoint = self.body or {}, self.call, self.endpoint
-        size = self.size = measure(endpoint, body, call.model)
-        if endpoint.history:
-            self._remembered(size, first(body, endpoint.history))
-        expected, upper = self.engine.estimator.request(size)
-        thinking = next((v for path in endpoint.thinking if isinstance(v := dig(body, path), int)), 0)
-        cache_write = size.cache
-        if cache_write is None and upper >= SMALLEST_CACHED:
-            cache_write = endpoint.cache_write
-        return CallSizes(
-            input_tokens_estimate=expected,
-            input_upper=upper,
-            output_bound=call.max_output,
-            thinking=thinking,
-            choices=call.choices,
-            cache_write=cache_write,
-            web_searches=size.searches,
-            audio=size.audio,
-        )
-
-    def _remembered(self, size: Size, history: Any) -> None:
-        """Add what the provider puts before this request's own input."""
-        if isinstance(history, str):
-            size.hosted = True  # what others have put there shows in the report
-            size.extra += self.engine.remembered.get(history, 0)
-
-    def remember(self, tokens: int) -> None:
-        """Keep the tokens of a conversation that the provider remembers, by the ids that go on with it."""
-        if self.endpoint.history:
-            history = dig(self.body or {}, "conversation.id") or (self.body or {}).get("conversation")
-            for key in (self.facts.id, history):
-                if isinstance(key, str):
-                    self.engine.remember(key, tokens)
-
     def input_chars(self) -> int:
         """The characters of text in the request."""
         body = self.body
@@ -130,7 +92,7 @@ class ActiveCall:
         if guard is None:
             return
         try:
-            self.lease = safely("guard.admit", guard.admit, self.call, self.sizes())
+            self.lease = safely("guard.admit", guard.admit, self.call, sizes(self))
         except BudgetExceededError as error:
             self.refuse(error)
             raise
@@ -145,7 +107,7 @@ class ActiveCall:
         if guard is None:
             return
         try:
-            self.lease = await guard.aadmit(self.call, self.sizes())
+            self.lease = await guard.aadmit(self.call, sizes(self))
         except BudgetExceededError as error:
             self.refuse(error)
             raise

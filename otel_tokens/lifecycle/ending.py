@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from otel_tokens.lifecycle.sizes import remember
 from otel_tokens.safely import safely
 from otel_tokens.usage.normalise import normalise
 from otel_tokens.values import FREE, UNPRICED, Cost, Outcome, Record, Usage, make
@@ -158,7 +159,7 @@ class Ending:
         estimator, model, facts = active.engine.estimator, active.call.model, active.facts
         if active.size is not None:
             estimator.learn_request(active.size, usage.input)
-        active.remember(usage.input + usage.output)
+        remember(active, usage.input + usage.output)
         if not facts.measured:
             return
         if facts.chars:

@@ -59,14 +59,17 @@ class Size:
     cache: str | None = None
     texts: list[str] = field(default_factory=list[str])
     names: list[str] = field(default_factory=list[str])
+    _weight: tuple[int, int] | None = None
 
     def weigh(self) -> tuple[int, int]:
         """The bytes of all text that may be a token each, and those that are joined: lower-case letters in words."""
-        data = "".join([*self.texts, *self.names]).encode("utf-8", "surrogatepass")
-        letters = len(data) - len(data.translate(None, _LOWER))
-        # A space belongs to the word behind it, but between digits it stands alone.
-        light = letters + min(data.count(b" "), letters // 2)
-        return len(data) - light, light
+        if self._weight is None:
+            data = "".join([*self.texts, *self.names]).encode("utf-8", "surrogatepass")
+            letters = len(data) - len(data.translate(None, _LOWER))
+            # A space belongs to the word behind it, but between digits it stands alone.
+            light = letters + min(data.count(b" "), letters // 2)
+            self._weight = len(data) - light, light
+        return self._weight
 
 
 def measure(endpoint: Endpoint, body: Mapping[str, Any], model: str) -> Size:
@@ -100,6 +103,9 @@ def _walk(value: Any, size: Size, depth: int, *, text: bool = True, ids: bool = 
     if isinstance(value, str):
         (size.texts if text else size.names).append(value)
         size.chars += len(value) if text else 0
+    elif type(value) is dict:
+        if not _media(value, size):  # pyright: ignore[reportUnknownArgumentType]
+            _walk_fields(value, size, depth, text=text)  # pyright: ignore[reportUnknownArgumentType]
     elif value is None or isinstance(value, bool):
         size.structure += 1
     elif isinstance(value, (int, float)):
@@ -115,11 +121,13 @@ def _walk(value: Any, size: Size, depth: int, *, text: bool = True, ids: bool = 
             _walk(item, size, depth + 1, text=text, ids=ids)
     else:
         found = fields_of(value)
-        if found is not None and not _media(found, size):
-            _walk_fields(found, size, depth, text=text)
+        if found is not None:
+            _walk(dict(found), size, depth + 1, text=text, ids=ids)
 
 
 def _walk_fields(found: Mapping[str, Any], size: Size, depth: int, *, text: bool) -> None:
+    if depth > _DEPTH:
+        return
     size.structure += _ENTRY * len(found)
     for name, item in found.items():
         if name == "cache_control":
