@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,19 +13,20 @@ from opentelemetry import metrics as otel_metrics
 from opentelemetry import trace as otel_trace
 
 from otel_tokens import context
+from otel_tokens.assemble_guard import declared_budgets, guard_option, make_guard
 from otel_tokens.background import Worker
 from otel_tokens.capture import foreign
 from otel_tokens.capture.call import Drivers
 from otel_tokens.capture.patch import Patcher
 from otel_tokens.capture.request import Requests
-from otel_tokens.conventions import BUDGET_NAME, BUDGET_SCOPE, BUDGET_THRESHOLD_EVENT, NAMESPACE, SCOPE
+from otel_tokens.conventions import SCOPE
 from otel_tokens.lifecycle import Engine, Sink
 from otel_tokens.providers.hosts import resolve
 from otel_tokens.providers.registry import providers
 from otel_tokens.safely import on_fault
 from otel_tokens.settings import Settings
 from otel_tokens.shapes import is_dict
-from otel_tokens.values import Cost, Record, Usage
+from otel_tokens.values import Cost, Record
 
 logger = logging.getLogger("otel_tokens")
 
@@ -169,108 +170,6 @@ def open_ledger(settings: Settings, metrics: Any = None) -> Any:
         max_bytes=settings.ledger_max_bytes,
         on_error=None if metrics is None else lambda _: metrics.ledger_error(),
     )
-
-
-# ---- the guard -----------------------------------------------------------------------------------------------
-GUARD_OPTIONS = ("lease_seconds", "min_output", "clamp_unbounded", "on_cut")
-ON_CUT = ("error", "finish")
-
-
-def declared_budgets(settings: Settings, given: Sequence[Any]) -> list[Any]:
-    """The budgets of the keyword and of the file, checked. Raises ConfigError naming file, line and key."""
-    check_guard_options(settings)
-    if not given and not settings.budgets:
-        return []
-    from otel_tokens.guard.budget import Budget, budgets_from
-
-    found: list[Any] = []
-    for item in given:
-        found += [item] if isinstance(item, Budget) else budgets_from(item)
-    for entry in settings.budgets:
-        found += [entry.value] if isinstance(entry.value, Budget) else budgets_from(entry.value, entry.error)
-    return found
-
-
-def guard_option(settings: Settings, name: str) -> Any:
-    """An option of the file's `guard:` mapping, or None."""
-    return None if settings.guard is None else settings.guard.value.get(name)
-
-
-def store_url(settings: Settings) -> str:
-    """Where budgets are kept: as set, else beside the ledger when there is one, else in memory."""
-    if settings.store:
-        return settings.store
-    return f"sqlite:///{settings.ledger}.budgets" if settings.ledger else "memory"
-
-
-def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: Any, metrics: Any) -> Any:
-    """The guard over these budgets."""
-    from otel_tokens.guard.guard import Guard
-    from otel_tokens.guard.options import GuardOptions
-    from otel_tokens.guard.store.open import open_store
-
-    def priced(provider: str, model: str, usage: Usage, *, at: float, tier: str | None = None) -> Cost:
-        return pricer(provider, model, usage, at=at, tier=tier)
-
-    def told(event: Any) -> None:
-        if event.kind in ("threshold", "downgrade", "clamp", "cut", "overdraft", "pause", "slow", "resume"):
-            facts = {BUDGET_NAME: event.budget, BUDGET_SCOPE: event.scope, f"{NAMESPACE}.budget.event": event.kind}
-            if event.ratio is not None:
-                facts[f"{NAMESPACE}.budget.usage_ratio"] = event.ratio
-            spans.event(BUDGET_THRESHOLD_EVENT, facts)
-
-    from otel_tokens.pricing.bounds import Dearest, max_output
-
-    found: list[Dearest] = []
-
-    def dearest(provider: str, usage: Usage, at: float) -> Cost:
-        if not found:  # the catalogue may still be loading when the guard is made
-            found.append(Dearest(pricer, pricer.catalog))
-        return found[0](provider, usage, at)
-
-    extra = {name: value for name in GUARD_OPTIONS[:3] if (value := guard_option(settings, name)) is not None}
-    options = GuardOptions(
-        fail=settings.store_fail,  # pyright: ignore[reportArgumentType]  # checked by the settings
-        estimate=settings.estimate,  # pyright: ignore[reportArgumentType]
-        unpriced=settings.unpriced,  # pyright: ignore[reportArgumentType]
-        thresholds=[{"at": f"{share:g}%"} for share in settings.thresholds],
-        tags=context.current_tags,
-        max_output=max_output,
-        dearest=dearest,
-        **extra,
-    )
-    store = open_store(store_url(settings), timeout=settings.store_timeout)
-    guard = Guard(budgets, store, price=priced, options=options, emit=told)
-    metrics.observe_budgets(lambda: _budget_rows(guard))
-    metrics.observe_decisions(lambda: ((b, d, p, m, n) for b, d, p, m, _, n in guard.decisions()))
-    return guard
-
-
-def check_guard_options(settings: Settings) -> None:
-    """Raise ConfigError, with file, line and key, for a mistake under `guard:`."""
-    entry = settings.guard
-    if entry is None:
-        return
-    for name, value in entry.value.items():
-        if name not in GUARD_OPTIONS:
-            raise entry.error(f"unknown option; allowed: {', '.join(GUARD_OPTIONS)}", name)
-        if name == "on_cut" and value not in ON_CUT:
-            raise entry.error(f"{value!r} is not one of {', '.join(ON_CUT)}", name)
-        if name == "clamp_unbounded" and not isinstance(value, bool):
-            raise entry.error(f"{value!r} is not true or false", name)
-        if name in ("lease_seconds", "min_output") and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise entry.error(f"{value!r} is not a number", name)
-
-
-_GAUGE_UNITS = {"usd": "USD", "tokens": "token", "input_tokens": "token", "output_tokens": "token"}
-
-
-def _budget_rows(guard: Any) -> Iterator[Any]:
-    from otel_tokens.telemetry.budgets import BudgetRow
-
-    for row in guard.status():
-        scope = dict(part.split("=", 1) for part in row.scope.split(",") if "=" in part)
-        yield BudgetRow(row.name, scope, str(_GAUGE_UNITS.get(row.unit, row.unit)), row.limit, row.used)
 
 
 # ---- OpenTelemetry's providers -------------------------------------------------------------------------------

@@ -138,9 +138,9 @@ class Call:
 
     `provider` bills it; `endpoint` is the billable operation ("openai.chat"); `operation` the convention's name
     ("chat", "text_completion", "embeddings"). `max_output` is the request's own bound on output tokens per
-    choice, `choices` how many it asks for. `input_chars` are lengths only, never content: measured when a
-    guard or an estimate asks (`lifecycle`). `started` is unix time in seconds. `free`: the user said that this
-    host's calls cost nothing. `asked_model`: what the application asked for, when the guard put `model` in its place.
+    choice, `choices` how many it asks for; `service_tier`, `speed` and `geo` are the terms it asks for. `started` is
+    unix time in seconds. `free`: the user said that this host's calls cost nothing. `asked_model`: what the
+    application asked for, when the guard put `model` in its place.
     """
 
     id: str
@@ -156,6 +156,8 @@ class Call:
     max_output: int | None = None
     choices: int = 1
     service_tier: str | None = None
+    speed: str | None = None
+    geo: str | None = None
     free: bool = False
     asked_model: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
@@ -232,7 +234,8 @@ class CallSizes:
     `input_tokens_estimate` is the likely input, `input_upper` a bound it will not pass; `output_bound` the request's
     own limit per choice (None: unlimited), `thinking` a thinking budget, `choices` how many answers it asks for.
     `cache_write` is the field of `Usage` that its input may be written to a cache as ("cache_write_1h"), None if the
-    request asks for no caching: such input costs more.
+    request asks for no caching: such input costs more. `web_searches`: how many the provider may run. `audio`: input
+    and output may be sound, which costs more.
     """
 
     input_tokens_estimate: int
@@ -241,3 +244,5 @@ class CallSizes:
     thinking: int = 0
     choices: int = 1
     cache_write: str | None = None
+    web_searches: int = 0
+    audio: bool = False

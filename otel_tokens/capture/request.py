@@ -18,6 +18,9 @@ from otel_tokens.shapes import is_list, is_mapping
 from otel_tokens.usage.read import dig, first
 from otel_tokens.values import Call, make
 
+_TERMS = (("service_tier", "service_tier"), ("speed", "speed"), ("geo", "inference_geo"))
+"""What of a request changes its price: (field of `Call`, key of the body)."""
+
 
 class Options(Protocol):
     """The request options that the Stainless SDKs build for every call."""
@@ -95,9 +98,10 @@ class Requests:
         }
         if host.free:
             values["free"] = True
-        tier = body.get("service_tier")
-        if isinstance(tier, str):
-            values["service_tier"] = tier
+        for name, key in _TERMS:
+            term = body.get(key)
+            if isinstance(term, str):
+                values[name] = term
         call = make(Call, values)
         return call, body
 

@@ -176,6 +176,22 @@ class _Tap:
         body = self._otel_body
         return b"" if body is None else safely("read body", body.finish) or b""
 
+    def _otel_over(self) -> bool:
+        """Whether the guard wants the body cut here; the call has then ended."""
+        active = self._otel_active
+        if active.cut_at is None or active.parsed or active.ended:
+            return False
+        self._otel_error = active.over()
+        if self._otel_error is None:
+            return False
+        active.end("cut", self._otel_error)
+        return True
+
+    def _otel_cut(self) -> None:
+        """Raise what a cut body ends with, unless it is to end like any other."""
+        if self._otel_error is not None and not self._otel_active.engine.cut_cleanly:
+            raise self._otel_error
+
     def _otel_closed(self) -> None:
         active = self._otel_active
         if active.ended or (active.parsed and not active.idle):
@@ -195,6 +211,10 @@ def _sync_tap(base: type[Any]) -> Callable[[Any, ActiveCall, Any], Any]:
             try:
                 for data in self._otel_inner:
                     kept = self._otel_see(data)
+                    if self._otel_over():
+                        self.close()
+                        self._otel_cut()
+                        return
                     if kept:
                         yield kept
                 rest = self._otel_rest()
@@ -220,6 +240,10 @@ def _async_tap(base: type[Any]) -> Callable[[Any, ActiveCall, Any], Any]:
             try:
                 async for data in self._otel_inner:
                     kept = self._otel_see(data)
+                    if self._otel_over():
+                        await self.aclose()
+                        self._otel_cut()
+                        return
                     if kept:
                         yield kept
                 rest = self._otel_rest()

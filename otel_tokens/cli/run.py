@@ -137,7 +137,7 @@ def _budget_lines(options: Options, settings: Settings, ledger: str, began: floa
     """The budgets that this run has used, the fullest first."""
     if options.quiet or not (settings.budgets or options.budget):
         return []
-    from otel_tokens.assemble import store_url
+    from otel_tokens.assemble_guard import store_url
     from otel_tokens.cli.budgets.rows import lines, sentence
     from otel_tokens.guard.store.open import open_store
 

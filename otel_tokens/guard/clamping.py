@@ -9,7 +9,6 @@ from otel_tokens.guard import units
 from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import Meter
 from otel_tokens.guard.plan import Plan
-from otel_tokens.guard.sized import sized
 from otel_tokens.values import Call, CallSizes
 
 _ATTEMPTS = 6
@@ -61,5 +60,4 @@ class Clamping:
         return output if full <= empty else (left - empty) * output // (full - empty)
 
     def _money(self, output: int) -> int:
-        usage = sized(self.sizes.input_upper, output)
-        return self.meter.money(self.plan, self.call, self.model, usage, self.sizes.cache_write)
+        return self.meter.upper_money(self.plan, self.call, self.model, self.sizes, output)

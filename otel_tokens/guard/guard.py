@@ -121,7 +121,7 @@ class Guard:
 
     def _record(self, lease: ActiveLease, usage: Usage) -> Record:
         call = lease.call
-        cost = self._room.meter.price(call.provider, lease.sent_model, usage, at=call.started, tier=call.service_tier)
+        cost = self._room.meter.cost(call, lease.sent_model, usage)
         return Record(call, usage, cost, "ok", max(0.0, time.time() - call.started))
 
     # ---- sections and operations --------------------------------------------------------------------------------

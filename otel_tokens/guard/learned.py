@@ -13,6 +13,10 @@ logger = logging.getLogger("otel_tokens")
 SAMPLES = 256
 _ENOUGH = 20
 _REFRESH = 32
+Terms = tuple[str | None, str | None, str | None]
+"""(service tier, speed, region) by which a call is priced."""
+MAX_TERMS = 8
+_USUAL = frozenset({None, "default", "standard", "auto", "not_available", "global"})
 OFF = 0.10
 """An estimate that is further off than this is reported, once per model."""
 MAX_MODELS = 1000
@@ -44,12 +48,14 @@ class ModelStats:
         "error",
         "off",
         "outputs",
+        "terms",
         "told",
     )
 
     def __init__(self) -> None:
         self.outputs: deque[int] = deque(maxlen=SAMPLES)
         self.durations: deque[float] = deque(maxlen=SAMPLES)
+        self.terms: set[Terms] = set()
         self.calls = 0
         self.error = 0.0
         self.bias = 0.0
@@ -67,6 +73,20 @@ class ModelStats:
         self._fresh += 1
         if self._fresh >= _REFRESH or len(self.outputs) in {1, _ENOUGH}:
             self._refresh()
+
+    def add_terms(self, record: Record) -> None:
+        """Remember terms that the call did not ask for: the next one may get them, too."""
+        call = record.call
+        asked, got = (
+            tuple(None if term in _USUAL else term for term in terms)
+            for terms in (
+                (call.service_tier, call.speed, call.geo),
+                (record.service_tier, record.speed, record.geo),
+            )
+        )
+        if got != asked and got not in self.terms and len(self.terms) < MAX_TERMS:
+            tier, speed, geo = got
+            self.terms = {*self.terms, (tier, speed, geo)}
 
     def _refresh(self) -> None:
         self._fresh = 0
@@ -114,6 +134,7 @@ class Learned:
         """
         usage = record.usage
         stats = self.of(record.call.provider, model)
+        stats.add_terms(record)
         likely = stats.likely_output
         stats.add(usage.output, record.duration)
         actual = usage.input + usage.output

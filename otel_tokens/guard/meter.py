@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from otel_tokens.guard.learned import Learned
+from otel_tokens.guard.learned import Learned, Terms
 from otel_tokens.guard.lease import ActiveLease
 from otel_tokens.guard.options import Estimate, GuardOptions, Price
 from otel_tokens.guard.plan import Plan
 from otel_tokens.guard.sized import sized
 from otel_tokens.guard.units import nano
-from otel_tokens.values import Call, CallSizes, Record, Usage
+from otel_tokens.values import FREE, Call, CallSizes, Cost, Record, Usage
 
 FALLBACK_OUTPUT = 8192
 """Output tokens reserved for an unbounded call of a model of which nothing is known."""
@@ -63,14 +63,14 @@ class Meter:
             "output_tokens": output,
         }
         if plan.priced:
-            values["usd"] = self.money(plan, call, model, sized(given, output), sizes.cache_write)
+            values["usd"] = self.upper_money(plan, call, model, sizes, output)
         if plan.expected:
             usage = self.expected(call, model, sizes, output)
             values["~tokens"] = usage.input + usage.output
             values["~input_tokens"] = usage.input
             values["~output_tokens"] = usage.output
             if "~usd" in plan.needed:
-                values["~usd"] = self.money(plan, call, model, usage, None)
+                values["~usd"] = self.money(plan, call, model, usage)
         if "seconds" in plan.needed:
             seconds = self._learned.of(call.provider, model).likely_seconds or _FALLBACK_SECONDS
             values["seconds"] = int(seconds * 1000)
@@ -85,29 +85,45 @@ class Meter:
                 values[f"{mark}tokens"] = max(values[f"{mark}tokens"], given + output)
                 values[f"{mark}output_tokens"] = max(values[f"{mark}output_tokens"], output)
             if f"{mark}usd" in values:
-                money = self.money(plan, call, model, sized(given, output), None if mark else sizes.cache_write)
+                if mark:
+                    money = self.money(plan, call, model, sized(given, output))
+                else:
+                    money = self.upper_money(plan, call, model, sizes, output)
                 values[f"{mark}usd"] = max(values[f"{mark}usd"], money)
         return values
 
-    def money(self, plan: Plan, call: Call, model: str, usage: Usage, cache_write: str | None) -> int:
-        """Nano-USD of `usage`; the dearer of plain and cache-writing input if the request asks for caching."""
-        if call.free:
-            return 0
-        total = self.price(call.provider, model, usage, at=call.started, tier=call.service_tier).total
-        if total is None:
-            return self._unpriced(plan, call, usage)
-        cost = nano(total)
-        if cache_write is not None:
-            written = replace(usage, cache_write=usage.input, **{cache_write: usage.input})
-            other = self._cost(call, model, written)
-            cost = max(cost, other or 0)
-        return cost
+    def money(self, plan: Plan, call: Call, model: str, usage: Usage) -> int:
+        """Nano-USD of `usage` on the terms asked for. Raises `UnpricedError`."""
+        total = self.cost(call, model, usage).total
+        return self._unpriced(plan, call, usage) if total is None else nano(total)
 
-    def _cost(self, call: Call, model: str, usage: Usage) -> int | None:
+    def upper_money(self, plan: Plan, call: Call, model: str, sizes: CallSizes, output: int) -> int:
+        """The most nano-USD the call can cost: input written to a cache, sound, web searches, the dearest terms seen.
+
+        Raises `UnpricedError`.
+        """
+        given = sizes.input_upper
+        usage = sized(given, output, web_searches=sizes.web_searches) if sizes.web_searches else sized(given, output)
+        kinds = [usage]
+        if sizes.audio:
+            kinds.append(replace(usage, input_audio=given, output_audio=output))
+        if sizes.cache_write is not None:
+            kinds.append(replace(usage, cache_write=given, **{sizes.cache_write: given}))
+        terms = {(call.service_tier, call.speed, call.geo)} | self._learned.of(call.provider, model).terms
+        if call.service_tier == "flex":
+            terms.add((None, call.speed, call.geo))  # where there is no room at that price
+        if len(kinds) == len(terms) == 1:
+            return self.money(plan, call, model, usage)
+        totals = [self.cost(call, model, kind, term).total for kind in kinds for term in terms]
+        known = [total for total in totals if total is not None]
+        return nano(max(known)) if known else self._unpriced(plan, call, usage)
+
+    def cost(self, call: Call, model: str, usage: Usage, terms: Terms | None = None) -> Cost:
+        """The cost of `usage` on these terms, by default those the call asks for."""
         if call.free:
-            return 0
-        total = self.price(call.provider, model, usage, at=call.started, tier=call.service_tier).total
-        return None if total is None else nano(total)
+            return FREE
+        tier, speed, geo = terms or (call.service_tier, call.speed, call.geo)
+        return self.price(call.provider, model, usage, at=call.started, tier=tier, speed=speed, geo=geo)
 
     def _unpriced(self, plan: Plan, call: Call, usage: Usage) -> int:
         cost = self._sibling(call, usage)
@@ -153,7 +169,8 @@ class Meter:
         if record.usage.origin != "missing":
             if total is not None:
                 return nano(total)
-            for found in (self._cost(record.call, model, record.usage), self._sibling(record.call, record.usage)):
-                if found is not None:
-                    return found
+            total = self.cost(record.call, model, record.usage).total
+            found = self._sibling(record.call, record.usage) if total is None else nano(total)
+            if found is not None:
+                return found
         return reserved.get("usd", reserved.get("~usd", 0))

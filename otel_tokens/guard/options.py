@@ -12,9 +12,19 @@ from otel_tokens.values import EMPTY, Call, CallSizes, Cost, Usage
 
 
 class Price(Protocol):
-    """Prices usage; `at` is unix time in seconds, `tier` the service tier that was asked for."""
+    """Prices usage; `at` is unix time in seconds; `tier`, `speed` and `geo` are what was asked for, or answered."""
 
-    def __call__(self, provider: str, model: str, usage: Usage, *, at: float, tier: str | None = None) -> Cost:
+    def __call__(
+        self,
+        provider: str,
+        model: str,
+        usage: Usage,
+        *,
+        at: float,
+        tier: str | None = None,
+        speed: str | None = None,
+        geo: str | None = None,
+    ) -> Cost:
         """The cost; its total is None when the model has no price."""
         ...
 

@@ -17,8 +17,8 @@ for _name, _default in {**_DEFAULTS, "origin": "estimated"}.items():
     setattr(SizedUsage, _name, _default)
 
 
-def sized(given: int, output: int) -> Usage:
+def sized(given: int, output: int, **more: int) -> Usage:
     """The estimated usage of `given` input and `output` tokens."""
     usage = object.__new__(SizedUsage)
-    usage.__dict__.update(input=given, output=output)
+    usage.__dict__.update(input=given, output=output, **more)
     return usage

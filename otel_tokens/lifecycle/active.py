@@ -12,11 +12,12 @@ from typing import Any
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.lifecycle.ending import Ending
 from otel_tokens.lifecycle.rooms import MAX_PARKED, Engine
+from otel_tokens.lifecycle.sizes import sizes
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import safely
-from otel_tokens.shapes import is_list, is_mapping
 from otel_tokens.usage.read import Facts, dig, glance, length
-from otel_tokens.values import Call, CallSizes, Lease, Outcome
+from otel_tokens.usage.size import Size
+from otel_tokens.values import Call, Lease, Outcome
 
 current: ContextVar[ActiveCall | None] = ContextVar("otel_tokens_call", default=None)
 """The call whose request is under way here: retries and the SDK's own span belong to it."""
@@ -36,6 +37,7 @@ class ActiveCall:
         "body",
         "call",
         "cut_at",
+        "cut_chunks",
         "ended",
         "endpoint",
         "engine",
@@ -48,6 +50,7 @@ class ActiveCall:
         "own_span",
         "parsed",
         "reason",
+        "size",
         "span",
         "started",
     )
@@ -67,31 +70,17 @@ class ActiveCall:
         self._attached: Any = None
         self.attempts = 1
         self.parsed = False
+        self.size: Size | None = None
         self.idle = False
         self.hide_usage = False
         self.first: float | None = None
         self.cut_at: int | None = None
+        self.cut_chunks = 0
         self.reason: str | None = None
         self._token: Any = None
         self.started = time.perf_counter()
 
     # ---- before -----------------------------------------------------------------------------------------------
-    def sizes(self) -> CallSizes:
-        """What the guard may know of the request: lengths and bounds, no content."""
-        body, call, estimator = self.body or {}, self.call, self.engine.estimator
-        chars = self.input_chars()
-        expected = estimator.tokens(call.model, "input", chars)
-        thinking = next((v for path in self.endpoint.thinking if isinstance(v := dig(body, path), int)), 0)
-        return CallSizes(
-            input_tokens_estimate=expected,
-            # Before the first report of a model, half as many tokens as characters: dense code and CJK stay below.
-            input_upper=round(expected * 1.25) + 16 if estimator.calibrated(call.model) else chars // 2 + 64,
-            output_bound=call.max_output,
-            thinking=thinking,
-            choices=call.choices,
-            cache_write=cache_lifetime(body) if self.endpoint.cache_control else None,
-        )
-
     def input_chars(self) -> int:
         """The characters of text in the request."""
         body = self.body
@@ -103,7 +92,7 @@ class ActiveCall:
         if guard is None:
             return
         try:
-            self.lease = safely("guard.admit", guard.admit, self.call, self.sizes())
+            self.lease = safely("guard.admit", guard.admit, self.call, sizes(self))
         except BudgetExceededError as error:
             self.refuse(error)
             error.__traceback__ = None  # the caller's line and ours, not the guard's inner ones
@@ -119,7 +108,7 @@ class ActiveCall:
         if guard is None:
             return
         try:
-            self.lease = await guard.aadmit(self.call, self.sizes())
+            self.lease = await guard.aadmit(self.call, sizes(self))
         except BudgetExceededError as error:
             self.refuse(error)
             error.__traceback__ = None  # the caller's line and ours, not the guard's inner ones
@@ -142,6 +131,7 @@ class ActiveCall:
         """Set how much text may arrive before the guard wants to look at the stream."""
         at = lease.look_at
         self.cut_at = None if at is None else self.engine.estimator.chars(self.call.model, "output", at)
+        self.cut_chunks = at or 0
 
     def refuse(self, error: BudgetExceededError) -> None:
         """Note a refusal: no span, no record, nothing was sent."""
@@ -200,12 +190,16 @@ class ActiveCall:
 
     def over(self) -> BudgetExceededError | None:
         """Whether the guard wants this stream cut now; one comparison while far from the limit."""
-        if self.cut_at is None or self.facts.chars < self.cut_at:
+        facts = self.facts
+        # A chunk is a token at least: scripts that take several tokens for a character would pass unseen.
+        if self.cut_at is None or (facts.chars < self.cut_at and facts.chunks < self.cut_chunks):
             return None
+        if facts.complete:
+            return None  # billed already: a cut would save nothing
         guard, lease = self.engine.guard, self.lease
         if guard is None or lease is None:
             return None
-        tokens = self.engine.estimator.tokens(self.call.model, "output", self.facts.chars)
+        tokens = max(facts.chunks, self.engine.estimator.tokens(self.call.model, "output", facts.chars))
         error = safely("guard.look", guard.look, lease, tokens)
         if error is None:
             self._look_next(lease)
@@ -265,21 +259,6 @@ class ActiveCall:
         """A call whose response was dropped unread."""
         if not self.ended and not sys.is_finalizing():
             self.drop()
-
-
-def cache_lifetime(value: Any, depth: int = 0) -> str | None:
-    """The `Usage` field that this request's input may be written to a cache as: the dearest it asks for, or None."""
-    if depth > 8:
-        return None
-    if is_mapping(value):
-        control = value.get("cache_control")
-        if is_mapping(control):
-            return "cache_write_1h" if control.get("ttl") == "1h" else "cache_write_5m"
-        value = tuple(value.values())
-    if not is_list(value):
-        return None
-    found = {cache_lifetime(item, depth + 1) for item in value}
-    return "cache_write_1h" if "cache_write_1h" in found else "cache_write_5m" if "cache_write_5m" in found else None
 
 
 def _reraise(error: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from otel_tokens.lifecycle.sizes import remember
 from otel_tokens.safely import safely
 from otel_tokens.usage.normalise import normalise
 from otel_tokens.values import FREE, UNPRICED, Cost, Outcome, Record, Usage, make
@@ -68,7 +69,10 @@ class Ending:
         if record is None:
             guard.release(lease)  # a fault of ours: the caller's budget must not stay reserved
         elif record.outcome == "error" and record.usage.origin == "missing" and active.first is None:
-            guard.release(lease)  # the provider refused or never answered: nothing was billed
+            if _answer_lost(self.error):
+                guard.settle(lease, record)  # it was sent, and may be worked on and billed
+            else:
+                guard.release(lease)  # the provider refused, or was never reached
         else:
             guard.settle(lease, record)
 
@@ -153,6 +157,9 @@ class Ending:
     def _calibrate(self, usage: Usage) -> None:
         active = self.active
         estimator, model, facts = active.engine.estimator, active.call.model, active.facts
+        if active.size is not None:
+            estimator.learn_request(active.size, usage.input)
+        remember(active, usage.input + usage.output)
         if not facts.measured:
             return
         if facts.chars:
@@ -169,6 +176,19 @@ class Ending:
             return replace(usage, output=output, origin="partial", total=None, reported=usage.reported - {"output"})
         given = estimator.tokens(model, "input", active.input_chars())
         return replace(usage, input=given, output=output, origin="estimated", total=None)
+
+
+_LOST = frozenset({"ReadTimeout", "ReadError", "RemoteProtocolError", "APIResponseValidationError"})
+"""What HTTP clients and SDKs raise once a request is out and its answer does not come, or cannot be read."""
+
+
+def _answer_lost(error: BaseException | None) -> bool:
+    """Whether the call failed after it was sent: by what the SDK's error was raised from."""
+    for _ in range(5):
+        if error is None or type(error).__name__ in _LOST:
+            return error is not None
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _error_type(error: BaseException | None) -> str | None:

@@ -95,6 +95,7 @@ class GuardRoom(Protocol):
 Parked = dict[str, Any]
 """Calls that run on at the provider (`background`), by response id, oldest first."""
 MAX_PARKED = 10_000
+MAX_REMEMBERED = 10_000
 
 
 @dataclass(slots=True)
@@ -110,8 +111,16 @@ class Engine:
     cut_cleanly: bool = False
     foreign: str = "coexist"
     parked: Parked = field(default_factory=dict[str, Any])
+    remembered: dict[str, int] = field(default_factory=dict[str, int])
     streams: WeakSet[Any] = field(default_factory=WeakSet[Any])
     no_usage_option: set[tuple[str | None, int | None]] = field(default_factory=set[tuple[str | None, int | None]])
+
+    def remember(self, key: str, tokens: int) -> None:
+        """Keep how long a conversation is that the provider remembers; the oldest are forgotten."""
+        self.remembered.pop(key, None)
+        self.remembered[key] = tokens
+        while len(self.remembered) > MAX_REMEMBERED:
+            self.remembered.pop(next(iter(self.remembered)), None)
 
     def end_open(self) -> None:
         """End the calls that nobody will end any more: the process, or the metering, is about to."""

@@ -41,7 +41,6 @@ MESSAGES = Endpoint(
     max_output=("max_tokens",),
     thinking=("thinking.budget_tokens",),
     choices=(),
-    cache_control=True,
     input=("messages", "system", "tools"),
     attributes={
         "temperature": c.REQUEST_TEMPERATURE,

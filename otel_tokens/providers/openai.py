@@ -73,6 +73,7 @@ CHAT = Endpoint(
     max_output=("max_completion_tokens", "max_tokens"),
     input=("messages", "tools", "functions", "response_format"),
     asks_usage=True,
+    cache_write="cache_write_30m",
     attributes={**SAMPLING_ATTRIBUTES, "response_format.type": c.OUTPUT_TYPE},
 )
 COMPLETIONS = Endpoint(
@@ -115,6 +116,8 @@ RESPONSES = Endpoint(
     max_output=("max_output_tokens",),
     choices=(),
     input=("input", "instructions", "tools", "text"),
+    cache_write="cache_write_30m",
+    history=("previous_response_id", "conversation.id", "conversation"),
     background="background",
     pending=frozenset({"queued", "in_progress"}),
     poll="/responses/",

@@ -36,7 +36,8 @@ class Endpoint:
     `deltas` are the places of output text in a chunk (for "events": by event type), `facts_on` the event types
     that carry facts, `final_on` those after which usage is complete. A request with `background` set may be
     answered with one of the `pending` finish reasons: its usage is found at `poll` + its id later. `asks_usage`:
-    streams state usage only when asked; `cache_control`: requests mark what is to be cached.
+    streams state usage only when asked. `cache_write` is the field of `Usage` that prompts are written to a cache as
+    without being asked for; `history` are the places of the id of what the provider remembers of a conversation.
     """
 
     name: str
@@ -60,7 +61,8 @@ class Endpoint:
     choices: tuple[str, ...] = ("n",)
     input: tuple[str, ...] = ()
     asks_usage: bool = False
-    cache_control: bool = False
+    cache_write: str | None = None
+    history: tuple[str, ...] = ()
     background: str | None = None
     pending: frozenset[str] = frozenset()
     poll: str | None = None

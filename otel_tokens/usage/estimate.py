@@ -5,14 +5,23 @@ Every number made here is an estimate and is marked as one where it is used (`Us
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
+
+from otel_tokens.usage.size import Size
+from otel_tokens.usage.tokenizer import MAX_CHARS, Tokenizer
 
 DEFAULT_CHARS_PER_TOKEN = 3.6
 """English prose is near 4 characters a token, code and JSON near 3."""
 
 MIN_RATIO, MAX_RATIO = 0.5, 12.0
 """Outside these a report says more about images or hidden prompts than about text."""
+
+MARGIN = 1.25
+"""How much above the most tokens seen for a text the bound of the next one lies."""
+OVERHEAD = 64
+"""Tokens that providers put around any request."""
 
 MAX_MODELS = 2000
 EAGER, SAMPLE = 4, 16
@@ -31,11 +40,30 @@ class _Ratio:
         self.tokens = self.tokens * 0.98 + tokens
 
 
+@dataclass(slots=True)
+class _Most:
+    """The worst seen of a model's requests. `share`: tokens per letter in words. `hidden`: tokens beyond all that the
+    request shows; for requests with tools of the provider's, search results are among them."""
+
+    share: float = 1.0
+    hidden: int = 0
+
+    def learn(self, shown: int, text: int, tokens: int) -> None:
+        if tokens > shown:
+            self.hidden = max(self.hidden, tokens - shown)
+        elif tokens >= SMALL and text > 0:
+            # Fades like the ratio, but only downwards: a worse text counts at once.
+            seen = min(1.0, MARGIN * tokens / text)
+            self.share = seen if self.share == 1.0 else max(seen, self.share * 0.98)
+
+
 class Estimator:
     """Characters to tokens, per model and direction. Thread-safe; bounded."""
 
     def __init__(self) -> None:
         self._ratios: dict[tuple[str, str], _Ratio] = {}
+        self._most: dict[tuple[str, bool], _Most] = {}
+        self.tokenizer = Tokenizer()
         self._lock = threading.Lock()
         self._calls: dict[str, int] = {}
 
@@ -63,6 +91,33 @@ class Estimator:
                 ratio = self._ratios[model, direction] = _Ratio()
             ratio.learn(chars, tokens)
 
+    # ---- a request before it is sent --------------------------------------------------------------------------------
+    def request(self, size: Size) -> tuple[int, int]:
+        """(likely, at most) so many input tokens of a request.
+
+        Most are its bytes, those of words as far as the model's calls have shown; exact for text where tiktoken knows.
+        """
+        most = self._most.get((size.model, size.hosted)) or _Most()
+        around = size.structure + size.extra + most.hidden + OVERHEAD
+        exact = self.tokenizer.count(size.model, (*size.texts, *size.names)) if size.chars <= MAX_CHARS else None
+        if exact is not None:
+            return exact + size.structure // 2, exact + around
+        dense, light = size.weigh()
+        upper = dense + math.ceil(light * most.share) + around
+        return min(self.tokens(size.model, "input", size.chars), upper), upper
+
+    def learn_request(self, size: Size, tokens: int) -> None:
+        """Take a provider's report of a request's input tokens."""
+        dense, light = size.weigh()
+        known = size.structure + size.extra + OVERHEAD
+        key = (size.model, size.hosted)
+        with self._lock:
+            if key not in self._most and len(self._most) >= MAX_MODELS:
+                return
+            text = 0 if size.extra else dense + light  # images and the like say nothing about text
+            self._most.setdefault(key, _Most()).learn(dense + light + known, text, tokens)
+
+    # ---- texts ------------------------------------------------------------------------------------------------------
     def chars(self, model: str, direction: str, tokens: int) -> int:
         """About how many characters make so many tokens."""
         ratio = self._ratios.get((model, direction))

@@ -77,7 +77,8 @@ def first(value: Any, paths: tuple[str, ...]) -> Any:
     return None
 
 
-def _fields(block: Any) -> Mapping[str, Any] | None:
+def fields_of(block: Any) -> Mapping[str, Any] | None:
+    """The fields of a dict or an SDK's object by name, or None for anything else."""
     if type(block) is dict:
         return block  # pyright: ignore[reportUnknownVariableType]
     own: dict[str, Any] | None = getattr(block, "__dict__", None)
@@ -93,7 +94,7 @@ def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
     A later report replaces an earlier one, as providers repeat cumulative numbers; but a 0 never replaces a
     positive number, as some send placeholders.
     """
-    found = _fields(block)
+    found = fields_of(block)
     if found is None or depth > MAX_DEPTH:
         return False
     for name, value in found.items():
@@ -124,7 +125,7 @@ def length(value: Any, depth: int = 0) -> int:
         return 0
     if is_list(value):
         return sum(length(item, depth + 1) for item in value)
-    found = _fields(value)
+    found = fields_of(value)
     if found is None:
         return 0
     return sum(length(item, depth + 1) for name, item in found.items() if name not in NOT_TEXT)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import otel_tokens
 from otel_tokens import Budget, BudgetExceededError
@@ -212,7 +217,6 @@ def test_output_is_clamped_to_what_is_left(guarded: Any, model_server: ModelServ
 
 
 def test_the_cap_of_time_of_one_call_is_its_timeout(guarded: Any, make_server: Any) -> None:
-    import threading
     import time
 
     gate = threading.Event()
@@ -293,9 +297,168 @@ def test_an_unpriced_model_can_be_held_to_its_dearest_sibling(guarded: Any, mode
     assert row.used > 0
 
 
-def test_a_cached_prompt_is_reserved_at_the_price_of_its_write(guarded: Any, model_server: ModelServer) -> None:
-    from otel_tokens.lifecycle.active import cache_lifetime
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_answer_that_never_comes_is_charged_as_reserved(guarded: Any, make_server: Any, kind: str) -> None:
+    """The provider goes on with a request that its client gave up on; a loop of time-outs is stopped by its cap."""
+    gate = threading.Event()
+    guarded(Budget("cap", usd="0.0041"))
+    server = make_server(Reply(body={}, hold=gate))
+    options: Any = {"api_key": "k", "base_url": f"{server.url}/v1", "timeout": 0.2, "max_retries": 0}
 
-    assert cache_lifetime({"system": [{"text": "x", "cache_control": {"type": "ephemeral"}}]}) == "cache_write_5m"
-    assert cache_lifetime({"a": [{"cache_control": {}}, {"cache_control": {"ttl": "1h"}}]}) == "cache_write_1h"
-    assert cache_lifetime({"messages": MESSAGES}) is None
+    async def loop() -> None:
+        async with openai.AsyncOpenAI(**options) as made:
+            for _ in range(10):
+                with contextlib.suppress(openai.APITimeoutError):
+                    await ask(made)
+
+    def once() -> None:
+        with openai.OpenAI(**options) as made:
+            for _ in range(10):
+                with contextlib.suppress(openai.APITimeoutError):
+                    ask(made)
+
+    with pytest.raises(BudgetExceededError):
+        asyncio.run(loop()) if kind == "async" else once()
+    gate.set()
+    assert 1 <= len(server.requests) <= 4
+    (row,) = otel_tokens.guard().status()
+    assert row.reserved == 0
+    assert 0 < row.used <= row.limit
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503, None])
+def test_what_was_never_billed_leaves_nothing(guarded: Any, make_server: Any, status: int | None) -> None:
+    guarded(Budget("cap", usd="1", tokens=10_000, calls=5, per="task"))
+    if status is None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        made = openai.OpenAI(api_key="k", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)
+        CLIENTS.append(made)
+    else:
+        made = client(make_server(Reply(status=status, body={"error": {"message": "no"}})))
+    for stream in (False, True) * 4:
+        with pytest.raises(openai.APIError):
+            ask(made, stream=stream)
+    assert all(row.used == 0 and row.reserved == 0 for row in otel_tokens.guard().status())
+
+
+MISTAKES = """budgets:
+  - {name: a, usdd: 5}
+  - {name: b, calls: 2}
+  - {name: b, calls: 7}
+guard: {lease_seconds: 0, min_output: -3}
+"""
+
+
+def test_every_mistake_is_named_before_the_first_call(guarded: Any, tmp_path: Path) -> None:
+    config = tmp_path / "otel-tokens.yaml"
+    config.write_text(MISTAKES)
+    with pytest.raises(otel_tokens.ConfigError) as found:
+        guarded(config=config)
+    said = str(found.value)
+    for place in (":2: budgets[0].usdd", ":4: budgets[2]", ":5: guard.lease_seconds", ":5: guard.min_output"):
+        assert place in said
+    assert len(found.value.problems) == 4
+
+
+def test_mistakes_can_be_ignored_and_the_other_budgets_hold(
+    guarded: Any, model_server: ModelServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tmp_path / "otel-tokens.yaml"
+    config.write_text(f"on_config_error: ignore\n{MISTAKES}")
+    records = guarded(config=config)
+    assert "usdd" in caplog.text
+    with pytest.raises(BudgetExceededError):
+        for _ in range(5):
+            ask(client(model_server))
+    assert len(records) == 2
+
+
+def test_a_budget_with_many_scopes_does_not_hide_the_others(guarded: Any, model_server: ModelServer) -> None:
+    reader = InMemoryMetricReader()
+    guarded(Budget("a", calls=9, per="session"), Budget("z", calls=9), meter_provider=MeterProvider([reader]))
+    guard = otel_tokens.guard()
+    for number in range(1100):
+        with otel_tokens.tags(session=f"s{number}"):
+            guard.release(guard.reserve("openai", "gpt-4o", input_tokens=1, max_output=1))
+    ask(client(model_server))
+    data = reader.get_metrics_data()
+    assert data is not None
+    points = [
+        point.attributes["otel_tokens.budget.name"]
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "otel_tokens.budget.usage_ratio"
+        for point in metric.data.data_points
+    ]
+    assert sorted(points) == ["a", "z"]
+
+
+def emoji(asked: Request) -> Reply:
+    """Each chunk is a token, and four of them make a character."""
+    usage = {"prompt_tokens": 20, "completion_tokens": 3000, "total_tokens": 3020}
+    first, middle, *last = openai_wire.chat_events(openai_wire.chat_completion(asked["model"], usage, "x y z"))
+    name, chunk = middle
+    chunk["choices"][0]["delta"]["content"] = "x"
+    return Reply(events=[first, *[(name, chunk)] * 3000, *last], delay=0.0005)
+
+
+def test_a_stream_of_dense_text_is_cut_by_its_chunks(guarded: Any, make_server: Any) -> None:
+    records = guarded(Budget("cap", output_tokens=300))
+    server = make_server(emoji)
+    with pytest.raises(BudgetExceededError, match="stream cut"):
+        for _ in ask(client(server), stream=True, max_tokens=250):
+            pass
+    assert records[0].chunks <= 310
+    assert server.wait_for(lambda s: len(s.disconnects) == 1)
+    assert server.disconnects[0] < 1000
+
+
+@pytest.mark.parametrize("cleanly", [False, True], ids=["error", "finish"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_stream_read_as_bytes_is_cut(
+    guarded: Any, make_server: Any, tmp_path: Path, cleanly: bool, kind: str
+) -> None:
+    config = tmp_path / "otel-tokens.yaml"
+    config.write_text(f"guard: {{on_cut: {'finish' if cleanly else 'error'}}}\n")
+    records = guarded(Budget("cap", output_tokens=300), config=config)
+    server = make_server(long_answer)
+    asked: Any = {"model": "gpt-4o", "messages": MESSAGES, "max_tokens": 250, "stream": True}
+    lines: list[str] = []
+
+    def sync() -> None:
+        with client(server).chat.completions.with_streaming_response.create(**asked) as response:
+            lines.extend(response.iter_lines())
+
+    async def go() -> None:
+        async with (
+            openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1") as made,
+            made.chat.completions.with_streaming_response.create(**asked) as response,
+        ):
+            async for line in response.iter_lines():
+                lines[len(lines) :] = [line]
+
+    with contextlib.nullcontext() if cleanly else pytest.raises(BudgetExceededError):
+        sync() if kind == "sync" else asyncio.run(go())
+    (record,) = records
+    assert record.outcome == "cut"
+    assert 200 <= record.usage.output <= 330
+    assert len(lines) > 50
+    assert server.wait_for(lambda s: len(s.disconnects) == 1)
+
+
+def test_a_finished_stream_is_not_cut(guarded: Any, make_server: Any) -> None:
+    """What the report at the end says is billed; the next call finds the budget used up."""
+
+    def answer(asked: Request) -> Reply:
+        usage = {"prompt_tokens": 20, "completion_tokens": 3000, "total_tokens": 3020}
+        whole = openai_wire.chat_completion(asked["model"], usage, "Short.")
+        return Reply(events=openai_wire.chat_events(whole, include_usage=True))
+
+    records = guarded(Budget("cap", output_tokens=300))
+    made = client(make_server(answer))
+    assert list(ask(made, stream=True, max_tokens=250))
+    assert records[0].outcome == "ok"
+    with pytest.raises(BudgetExceededError):
+        ask(made)

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import otel_tokens
 from otel_tokens import conventions
-from otel_tokens.assemble import GUARD_OPTIONS
+from otel_tokens.assemble_guard import GUARD_OPTIONS
 from otel_tokens.cli.group import COMMANDS
 from otel_tokens.cli.group import cli as commands
 from otel_tokens.errors import BudgetExceededError

@@ -178,7 +178,7 @@ UNKNOWN_MODEL = "mystery"
 EXPENSIVE = {"opus": 5, "sonnet": 3, "haiku": 1}
 
 
-def straight_price(provider: str, model: str, usage: Usage, *, at: float, tier: str | None = None) -> Cost:
+def straight_price(provider: str, model: str, usage: Usage, *, at: float, **terms: str | None) -> Cost:
     """1 USD per million input tokens, 2 per million output; times 5, 3, 1 for opus, sonnet, haiku models."""
     if UNKNOWN_MODEL in model or model.isalpha():
         return UNPRICED

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from otel_tokens.assemble import store_url
+from otel_tokens.assemble_guard import store_url
 from otel_tokens.cli.launch.declared import budgets
 from otel_tokens.cli.options import config_option, settings_of
 from otel_tokens.errors import ConfigError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from otel_tokens.assemble import declared_budgets, make_pricer
+from otel_tokens.assemble import make_pricer
+from otel_tokens.assemble_guard import declared_budgets
 from otel_tokens.errors import ConfigError
 from otel_tokens.guard.budget import Budget
 from otel_tokens.pricing.catalog import Catalog

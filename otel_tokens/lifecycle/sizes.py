@@ -1,0 +1,49 @@
+"""What the guard may know of a request before it is sent: lengths and bounds, no content."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_tokens.usage.read import dig, first
+from otel_tokens.usage.size import measure
+from otel_tokens.values import CallSizes
+
+if TYPE_CHECKING:
+    from otel_tokens.lifecycle.active import ActiveCall
+
+SMALLEST_CACHED = 1024
+"""Shorter prompts are not cached unless the request marks what is to be (OpenAI's guide on prompt caching)."""
+
+
+def sizes(active: ActiveCall) -> CallSizes:
+    """How large the call may become. Keeps the measure on the call, for its report to be compared with."""
+    body, call, endpoint = active.body or {}, active.call, active.endpoint
+    size = active.size = measure(endpoint, body, call.model)
+    history = first(body, endpoint.history)
+    if isinstance(history, str):
+        size.hosted = True  # what the provider puts before this request's own input
+        size.extra += active.engine.remembered.get(history, 0)
+    expected, upper = active.engine.estimator.request(size)
+    thinking = next((v for path in endpoint.thinking if isinstance(v := dig(body, path), int)), 0)
+    cache_write = size.cache
+    if cache_write is None and upper >= SMALLEST_CACHED:
+        cache_write = endpoint.cache_write
+    return CallSizes(
+        input_tokens_estimate=expected,
+        input_upper=upper,
+        output_bound=call.max_output,
+        thinking=thinking,
+        choices=call.choices,
+        cache_write=cache_write,
+        web_searches=size.searches,
+        audio=size.audio,
+    )
+
+
+def remember(active: ActiveCall, tokens: int) -> None:
+    """Keep the tokens of a conversation that the provider remembers, by the ids that go on with it."""
+    endpoint, body = active.endpoint, active.body or {}
+    ids: list[Any] = [active.facts.id, *(dig(body, path) for path in endpoint.history[1:])]
+    for key in ids if endpoint.history else ():
+        if isinstance(key, str):
+            active.engine.remember(key, tokens)

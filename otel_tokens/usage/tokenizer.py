@@ -1,0 +1,72 @@
+"""tiktoken, when the application has it: exact tokens of texts for the models it knows.
+
+Its vocabularies come from the network, and we open no connection: one is used only if it lies on this machine already,
+loaded by the application or in tiktoken's cache. It is loaded in the background, for that takes a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from otel_tokens.safely import safely
+
+SOURCE = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
+"""Where tiktoken has its vocabularies from; its cache names files by the SHA-1 of this."""
+MAX_CHARS = 32_000
+"""Longer texts would hold the caller up for milliseconds: they are for the length to judge."""
+MAX_MODELS = 2000
+THREAD = "otel-tokens-tiktoken"
+
+
+class Tokenizer:
+    """Counts tokens by tiktoken; None for what it cannot count here and now. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._encodings: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._installed: bool | None = None
+
+    def count(self, model: str, texts: Iterable[str]) -> int | None:
+        """The tokens of `texts`, or None without a vocabulary (yet)."""
+        encoding = self._encodings.get(model, self)
+        if encoding is self:
+            encoding = None
+            if len(self._encodings) < MAX_MODELS:
+                self._encodings[model] = None
+                self._want(model)
+        if encoding is None:
+            return None
+        return safely("tiktoken", lambda: sum(len(encoding.encode_ordinary(text)) for text in texts))
+
+    def _want(self, model: str) -> None:
+        with self._lock:
+            if self._installed is None:
+                self._installed = importlib.util.find_spec("tiktoken") is not None
+            if self._installed:
+                threading.Thread(target=safely, args=("tiktoken", self._load, model), name=THREAD, daemon=True).start()
+
+    def _load(self, model: str) -> None:
+        # By name: it is the application's, if it is there at all.
+        tiktoken: Any = importlib.import_module("tiktoken")
+        try:
+            name: str = tiktoken.encoding_name_for_model(model)
+        except KeyError:
+            return
+        if name in tiktoken.registry.ENCODINGS or _cached(name):
+            self._encodings[model] = tiktoken.get_encoding(name)
+
+
+def _cached(name: str) -> bool:
+    """Whether tiktoken finds this vocabulary in its cache (by its own rules of where that is)."""
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    if folder is None:
+        folder = str(Path(tempfile.gettempdir()) / "data-gym-cache")
+    key = hashlib.sha1(SOURCE.format(name).encode(), usedforsecurity=False).hexdigest()
+    return folder != "" and (Path(folder) / key).is_file()
