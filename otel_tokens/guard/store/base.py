@@ -182,6 +182,10 @@ class Store(ABC):
         found from before and after.
         """
 
+    def settle_at_once(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
+        """`settle` for a caller who must not wait, an event loop perhaps: StoreError if others are at it."""
+        return self.settle(key, slots, amounts)
+
     def release(self, key: str) -> None:
         """Give back the lease and book nothing; later settlements of the key do nothing."""
         self.settle(key, (), ())
