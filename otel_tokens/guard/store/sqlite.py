@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import time
+import uuid
 from collections.abc import Sequence
 from functools import partial
 
@@ -41,8 +43,9 @@ class SqliteStore(Store):
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 0.5) -> None:
         self._file = File(path, timeout)
         self._declarations = Declarations()
-        self._settlements = 0
-        self._cleaned_to = ""
+        # Somewhere, for a process may end long before its own turn of cleaning would come, or come round.
+        self._settlements = random.randrange(_CLEAN_EVERY)  # noqa: S311 (not for secrets)
+        self._cleaned_to = uuid.uuid4().hex
         self._looked_at = ""
 
     def now(self) -> int:
