@@ -147,7 +147,7 @@ class Account:
 
     def shift(self, line: Line, sign: int) -> None:
         """Give back (-1) or take again (+1) what a lease reserves here, or correct what was carried of it."""
-        if self.start == line.start or self.start == line.began:
+        if self.start in {line.start, line.began}:
             self.reserved += sign * line.amount
         else:
             self.correct(line.start, sign * line.amount)
@@ -242,7 +242,10 @@ class Account:
 
 
 class Held:
-    """A lease of the memory store: what it reserves on which accounts, and when their windows began then."""
+    """A lease of the memory store: what it reserves on which accounts, and when their windows began then.
+
+    `began` is empty for the usual lease, all of whose accounts were in the windows of their slots.
+    """
 
     __slots__ = ("amounts", "began", "expires", "slots")
 
@@ -255,16 +258,21 @@ class Held:
     def grow(self, more: Held) -> None:
         """Take more on the same key (a stream that asked for more)."""
         self.expires = max(self.expires, more.expires)
-        if more.slots is self.slots and more.began == self.began:
+        mine, theirs = self.starts(), more.starts()
+        if more.slots is self.slots and theirs == mine:
             self.amounts = [old + new for old, new in zip(self.amounts, more.amounts, strict=True)]
             return
         self.slots = (*self.slots, *more.slots)
         self.amounts = [*self.amounts, *more.amounts]
-        self.began = [*self.began, *more.began]
+        self.began = [*mine, *theirs]
+
+    def starts(self) -> Sequence[int]:
+        """When the window of each account began at the admission."""
+        return self.began or [slot.start for slot in self.slots]
 
     def lines(self) -> list[Line]:
         """What is reserved, account by account."""
-        rows = zip(self.amounts, self.slots, self.began, strict=True)
+        rows = zip(self.amounts, self.slots, self.starts(), strict=True)
         return [Line(amount, slot.start, began, slot.key) for amount, slot, began in rows]
 
 

@@ -89,7 +89,7 @@ class MemoryStore(Store):
                 balances.append((account.used, reserved, account.limit))
             else:
                 expires = now + ttl_ms
-                self._leases[key] = Held(expires, slots, amounts, [slot.start for slot in slots])
+                self._leases[key] = Held(expires, slots, amounts, ())
                 if expires < self._reap_at:  # noqa: PLR1730 (min() costs a call)
                     self._reap_at = expires
                 return Admission(True, now, balances)
@@ -183,8 +183,7 @@ class MemoryStore(Store):
         for slot, amount, reserved in zip(slots, amounts, lease.amounts, strict=True):
             account = known.get(slot.key)
             if account is None or account.slot is not slot or not account.plain:
-                began = lease.began[len(bookings)]
-                lines = (Line(reserved, slot.start, began, slot.key),)
+                lines = (lease.lines()[len(bookings)],)
                 bookings.append(self._book_one(slot, amount, lines, self._clock()))
                 continue
             before = account.used

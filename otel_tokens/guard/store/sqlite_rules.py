@@ -80,9 +80,7 @@ def settle(books: Books, key: str, slots: Sequence[Slot], amounts: Sequence[int]
     if lease and lease.state == EXPIRED:  # its reservation is back already
         lines = [line._replace(amount=0) for line in lines]
     held = by_key(lines)
-    bookings = [
-        _book(books, slot, amount, held.pop(slot.key, ())) for slot, amount in zip(slots, amounts, strict=True)
-    ]
+    bookings = [_book(books, slot, amount, held.pop(slot.key, ())) for slot, amount in zip(slots, amounts, strict=True)]
     for rest in held.values():  # accounts that only the lease names used nothing
         books.shift(rest, -1)
     return bookings

@@ -20,7 +20,6 @@ from otel_tokens.guard.store.redis import RedisStore
 from otel_tokens.guard.store.redis_wire import Request, Script
 from otel_tokens.guard.store.sqlite import SqliteStore
 
-
 FROM = 4_102_444_800_000  # the year 2100: Redis drops keys by its own clock
 
 
@@ -158,5 +157,7 @@ def test_the_same_story_on_a_turned_clock(fresh: Callable[[], Store], clock: Clo
     clock.ms = began = FROM
     expected = tell(MemoryStore(clock), clock, random.Random(seed), steps)
     clock.ms = began
-    for step, (found, wanted) in enumerate(zip(tell(fresh(), clock, random.Random(seed), steps), expected, strict=True)):
+    for step, (found, wanted) in enumerate(
+        zip(tell(fresh(), clock, random.Random(seed), steps), expected, strict=True)
+    ):
         assert found == wanted, f"step {step}"
