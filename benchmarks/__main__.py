@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import statistics
 import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 import otel_tokens
 from benchmarks import guard
 from benchmarks.floor import Floor
-from benchmarks.transport import WORDS, client
+from benchmarks.transport import client
 
 ROUNDS = 30
 CALLS = 60
@@ -87,10 +88,7 @@ def work(sdk: str, *, stream: bool, asynchronous: bool) -> Callable[[int], None]
     made = client(sdk, stream=stream, asynchronous=asynchronous)
 
     def ask() -> Any:
-        if sdk == "openai":
-            more: Any = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-            return made.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=500, **more)
-        return made.messages.create(model="claude-opus-4-1", messages=MESSAGES, max_tokens=500, stream=stream)
+        return request(sdk, made, stream=stream)
 
     if not asynchronous:
 
@@ -115,9 +113,57 @@ def work(sdk: str, *, stream: bool, asynchronous: bool) -> Callable[[int], None]
     return lambda calls: loop.run_until_complete(many(calls))
 
 
-def measure(run: Callable[[int], None], variants: dict[str, Any], calls: int) -> dict[str, float]:
-    """CPU microseconds per call, per variant: medians over interleaved rounds of the difference to `bare`."""
-    samples: dict[str, list[float]] = {name: [] for name in variants}
+@contextmanager
+def replayed(sdk: str, chunks: list[Any], *, asynchronous: bool) -> Any:
+    """Streams yield these parsed chunks, so that the SDK's parsing (100 times our part) does not drown ours."""
+    module = importlib.import_module(f"{sdk}._streaming")
+    kind = module.AsyncStream if asynchronous else module.Stream
+    original = vars(kind)["__stream__"]
+
+    def replay(_: Any) -> Any:
+        yield from chunks
+
+    async def areplay(_: Any) -> Any:
+        for chunk in chunks:
+            yield chunk
+
+    kind.__stream__ = areplay if asynchronous else replay
+    try:
+        yield
+    finally:
+        kind.__stream__ = original
+
+
+def chunk(sdk: str, *, asynchronous: bool) -> float:
+    """CPU microseconds that metering adds to a chunk without usage: between short and long streams, to bare."""
+    seen = parsed(sdk)
+    words = seen[len(seen) // 2]
+    run = work(sdk, stream=True, asynchronous=asynchronous)
+    took: dict[tuple[str, int], float] = {}
+    for length in (200, 2200):
+        chunks = [*seen[:3], *[words] * (length - 6), *seen[-3:]]
+        with replayed(sdk, chunks, asynchronous=asynchronous):
+            for name, value in absolute(run, {"bare": bare, "metered": metered}, 5).items():
+                took[name, length] = value
+    return sum(sign * (took[name, 2200] - took[name, 200]) / 2000 for name, sign in (("metered", 1), ("bare", -1)))
+
+
+def parsed(sdk: str) -> list[Any]:
+    """The chunks of one stream, parsed by the SDK."""
+    made = client(sdk, stream=True, asynchronous=False)
+    return list(request(sdk, made, stream=True))
+
+
+def request(sdk: str, made: Any, *, stream: bool) -> Any:
+    """One call of a client."""
+    if sdk == "openai":
+        more: Any = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        return made.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=500, **more)
+    return made.messages.create(model="claude-opus-4-1", messages=MESSAGES, max_tokens=500, stream=stream)
+
+
+def rounds(run: Callable[[int], None], variants: dict[str, Any], calls: int) -> Iterator[dict[str, float]]:
+    """CPU microseconds per call of every variant, round by round: the variants take turns."""
     for variant in variants.values():
         with variant():
             run(10)
@@ -132,9 +178,22 @@ def measure(run: Callable[[int], None], variants: dict[str, Any], calls: int) ->
                 run(calls)
                 took[name] = (time.process_time_ns() - started) / calls / 1000
                 gc.enable()
-        for name, value in took.items():
-            samples[name].append(value - (took["bare"] if name != "bare" else 0))
-    return {name: statistics.median(values) for name, values in samples.items()}
+        yield took
+
+
+def measure(run: Callable[[int], None], variants: dict[str, Any], calls: int) -> dict[str, float]:
+    """CPU microseconds per call, per variant: medians over the rounds of the difference to `bare`."""
+    taken = list(rounds(run, variants, calls))
+    return {
+        name: statistics.median(took[name] - (took["bare"] if name != "bare" else 0) for took in taken)
+        for name in variants
+    }
+
+
+def absolute(run: Callable[[int], None], variants: dict[str, Any], calls: int) -> dict[str, float]:
+    """CPU microseconds per call, per variant: medians over the rounds."""
+    taken = list(rounds(run, variants, calls))
+    return {name: statistics.median(took[name] for took in taken) for name in variants}
 
 
 def table(folder: Path) -> dict[str, Any]:
@@ -178,18 +237,14 @@ def main() -> int:
         print(f"{'case':<26}{'bare us':>9}{'floor us':>10}", *(f"{v:>22}" for v in list(variants)[2:]), sep="")
         for sdk in ("openai", "anthropic"):
             for asynchronous in (False, True):
-                whole: dict[str, float] = {}
                 for stream in (False, True):
                     run = work(sdk, stream=stream, asynchronous=asynchronous)
                     took = measure(run, variants, CALLS if not stream else max(CALLS // 10, 3))
                     label = f"{sdk} {'async' if asynchronous else 'sync'}{' stream' if stream else ''}"
                     cells = "".join(f"{took[v]:>12.1f} ({took[v] / took['floor']:>4.2f} x)" for v in list(variants)[2:])
                     print(f"{label:<26}{took['bare']:>9.0f}{took['floor']:>10.1f}{cells}", flush=True)
-                    if stream:
-                        per_chunk = (took["metered"] - whole["metered"]) / WORDS
-                        print(f"{'':<26}a chunk adds {per_chunk:.2f} us (target 0.3)")
-                    else:
-                        whole = took
+                added = chunk(sdk, asynchronous=asynchronous)
+                print(f"{'':<26}a chunk without usage adds {added:.2f} us (target 0.3)", flush=True)
         print(f"memory kept per call: {memory(2000 if quick else 20_000):.1f} bytes (target 0)")
     guard.main()
     return 0

@@ -28,7 +28,7 @@ def close(room: Room, lease: ActiveLease, record: Record) -> None:
         pass
     elif store.direct:
         try:
-            bookings = store.settle(key, plan.slots, amounts)
+            bookings = store.settle_at_once(key, plan.slots, amounts)
         except StoreError:
             room.keeper.settle(key, plan.slots, amounts, functools.partial(booked, room, lease))
         else:

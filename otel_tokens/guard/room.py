@@ -130,7 +130,7 @@ class Room:
         """Release a lease, now if the store is near, else soon; also one that may not exist."""
         if self.store.direct:
             try:
-                self.store.release(key)
+                self.store.settle_at_once(key, (), ())
                 return
             except StoreError:
                 pass

@@ -262,7 +262,10 @@ def _events(endpoint: Endpoint) -> Glance:
 
     def look(facts: Facts, chunk: Any) -> None:
         facts.chunks += 1
-        kind = chunk.type if hasattr(chunk, "type") else get(chunk, "type")
+        try:
+            kind = chunk.type
+        except AttributeError:
+            kind = get(chunk, "type")
         text = texts.get(kind)
         if text is not None:
             try:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from otel_tokens.guard.store.base import Balance, Change, Row, Slot
+from otel_tokens.guard.store.base import Balance, Booking, Change, Row, Slot
 
 NEVER = 1 << 62
+
+
+class Line(NamedTuple):
+    """What a lease reserves on one account; the start of the slot it was admitted with, and of the account then."""
+
+    amount: int
+    start: int
+    began: int
+    key: str
 
 
 class Account:
@@ -135,6 +145,28 @@ class Account:
             self.carried += difference
             self.used += difference
 
+    def shift(self, line: Line, sign: int) -> None:
+        """Give back (-1) or take again (+1) what a lease reserves here, or correct what was carried of it."""
+        if self.start in {line.start, line.began}:
+            self.reserved += sign * line.amount
+        else:
+            self.correct(line.start, sign * line.amount)
+
+    def settle(self, slot: Slot, amount: int, lines: Sequence[Line], now: int) -> Booking:
+        """Give back `lines` and book `amount` on the window they are of; on a later one, only correct its debt."""
+        mine = self.start == slot.start or any(self.start == line.began for line in lines)
+        if not mine:
+            self.correct(slot.start, amount - sum(line.amount for line in lines if line.start == slot.start))
+            lines = [line for line in lines if line.start != slot.start]
+        for line in lines:
+            self.shift(line, -1)
+        if not mine:
+            return (self.used, self.used, self.reserved, self.limit)
+        self.age(now)
+        before = self.used
+        self.book(amount, now)
+        return (before, self.used, self.reserved, self.limit)
+
     def clear(self, now: int) -> None:
         """Start over within the window; leases stay reserved."""
         self.used = self.extra = self.carried = 0
@@ -210,32 +242,43 @@ class Account:
 
 
 class Held:
-    """A lease: what it reserves on which accounts, and in which of their windows."""
+    """A lease of the memory store: what it reserves on which accounts, and when their windows began then.
 
-    __slots__ = ("amounts", "expires", "slots", "starts")
+    `began` is empty for the usual lease, all of whose accounts were in the windows of their slots.
+    """
 
-    def __init__(self, expires: int, slots: Sequence[Slot], amounts: Sequence[int], starts: Sequence[int]) -> None:
+    __slots__ = ("amounts", "began", "expires", "slots")
+
+    def __init__(self, expires: int, slots: Sequence[Slot], amounts: Sequence[int], began: Sequence[int]) -> None:
         self.expires = expires
         self.slots = slots
         self.amounts = amounts
-        self.starts = starts
+        self.began = began
 
-    def grow(self, expires: int, slots: Sequence[Slot], amounts: list[int], starts: list[int]) -> None:
+    def grow(self, more: Held) -> None:
         """Take more on the same key (a stream that asked for more)."""
-        self.expires = max(self.expires, expires)
-        if slots is self.slots:
-            self.amounts = [old + new for old, new in zip(self.amounts, amounts, strict=True)]
-        else:
-            self.slots = (*self.slots, *slots)
-            self.amounts = [*self.amounts, *amounts]
-        self.starts = [*self.starts, *starts]
+        self.expires = max(self.expires, more.expires)
+        mine, theirs = self.starts(), more.starts()
+        if more.slots is self.slots and theirs == mine:
+            self.amounts = [old + new for old, new in zip(self.amounts, more.amounts, strict=True)]
+            return
+        self.slots = (*self.slots, *more.slots)
+        self.amounts = [*self.amounts, *more.amounts]
+        self.began = [*mine, *theirs]
 
-    def align(self, slots: Sequence[Slot], amounts: Sequence[int]) -> tuple[list[Slot], list[int], list[int]]:
-        """(slots, actual amounts, reserved amounts): `slots` first, then those that only the lease knows, at 0."""
-        reserved: dict[str, int] = {}
-        by_key = {slot.key: slot for slot in slots}
-        for slot, amount in zip(self.slots, self.amounts, strict=True):
-            reserved[slot.key] = reserved.get(slot.key, 0) + amount
-            by_key.setdefault(slot.key, slot)
-        actual = list(amounts) + [0] * (len(by_key) - len(slots))
-        return list(by_key.values()), actual, [reserved.get(key, 0) for key in by_key]
+    def starts(self) -> Sequence[int]:
+        """When the window of each account began at the admission."""
+        return self.began or [slot.start for slot in self.slots]
+
+    def lines(self) -> list[Line]:
+        """What is reserved, account by account."""
+        rows = zip(self.amounts, self.slots, self.starts(), strict=True)
+        return [Line(amount, slot.start, began, slot.key) for amount, slot, began in rows]
+
+
+def by_key(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """The lines of each account."""
+    found: dict[str, list[Line]] = {}
+    for line in lines:
+        found.setdefault(line.key, []).append(line)
+    return found

@@ -24,7 +24,8 @@ Rules, the same for every store (tests/guard/test_store_suite.py holds them):
     the settlement before this one, 0 if none; now - born; 0; limit), so that one settlement crosses a threshold.
 5.  *Admit* is atomic over all slots: all are reserved or none. A hard slot refuses when `finished`, or when
     amount > limit - used - reserved (no grace). Soft slots (hard = False) never refuse; they reserve all the
-    same. Admitting under a key that already has a lease adds to that lease (a stream that asks for more).
+    same. Admitting under a key that already has a lease adds to that lease (a stream that asks for more);
+    under one that was settled or released it raises (the release of a cancelled call overtook its admission).
     With `ttl_ms` = 0 the amounts are spent at once: booked as used, no lease.
 6.  *Settle* is idempotent: it gives back what the lease still reserves and books the actual amounts; the key is
     then remembered (Redis, SQLite: >= REMEMBER_MS; memory: the last 8,192 keys) and settled or released again
@@ -181,6 +182,10 @@ class Store(ABC):
         `slots` are those of the admission. Exactly one caller sees `used` cross a given value: thresholds are
         found from before and after.
         """
+
+    def settle_at_once(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
+        """`settle` for a caller who must not wait, an event loop perhaps: StoreError if others are at it."""
+        return self.settle(key, slots, amounts)
 
     def release(self, key: str) -> None:
         """Give back the lease and book nothing; later settlements of the key do nothing."""

@@ -9,9 +9,20 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from otel_tokens.guard.forks import at_fork
-from otel_tokens.guard.store.account import NEVER, Account, Held
+from otel_tokens.guard.store.account import NEVER, Account, Held, Line, by_key
 from otel_tokens.guard.store.accounts import Accounts
-from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, Balance, Booking, Change, Refusal, Row, Slot, Store
+from otel_tokens.guard.store.base import (
+    LIMIT_CHANGES,
+    Admission,
+    Balance,
+    Booking,
+    Change,
+    Refusal,
+    Row,
+    Slot,
+    Store,
+    StoreError,
+)
 
 REMEMBERED_KEYS = 8192
 
@@ -62,7 +73,7 @@ class MemoryStore(Store):
         with self._lock:
             if now >= self._reap_at:
                 self._reap(now)
-            if not ttl_ms or key in self._leases:
+            if not ttl_ms or key in self._leases or key in self._settled:
                 return self._admit(_Request(key, slots, amounts, ttl_ms, critical, now))
             known = self._accounts.known
             # The short way: accounts seen through these very slots before, with room. It decides nothing itself.
@@ -96,26 +107,33 @@ class MemoryStore(Store):
             if len(self._settled_order) > REMEMBERED_KEYS:
                 self._settled.discard(self._settled_order.popleft())
             lease = self._leases.pop(key, None)
-            if lease is not None:
-                self._lapsed.pop(key, None)  # a key that lapsed and then grew has both
-            else:
-                # Expired: its reservation is back already. Unknown: there never was one here.
-                lapsed = self._lapsed.pop(key, None)
-                starts = lapsed.starts if lapsed else ()
-                return self._book(slots, amounts, [0] * len(slots), starts)
-            if lease.slots is slots:
-                return self._book(slots, amounts, lease.amounts, lease.starts)
-            all_slots, all_amounts, held = lease.align(slots, amounts)
-            return self._book(all_slots, all_amounts, held, lease.starts)[: len(slots)]
+            lapsed = self._lapsed.pop(key, None) if self._lapsed else None  # a key that lapsed and then grew has both
+            if lease is not None and lease.slots is slots:
+                return self._book(slots, amounts, lease)
+            lines = lease.lines() if lease is not None else []
+            if lease is None and lapsed is not None:  # its reservation is back already
+                lines = [line._replace(amount=0) for line in lapsed.lines()]
+            held = by_key(lines)
+            now = self._clock()
+            bookings = [
+                self._book_one(slot, amount, held.pop(slot.key, ()), now)
+                for slot, amount in zip(slots, amounts, strict=True)
+            ]
+            for rest in held.values():  # accounts that only the lease names used nothing
+                self._shift(rest, -1)
+            return bookings
 
     def _admit(self, request: _Request) -> Admission:
         """The whole of `admit`: windows turn, slices leave, graces are given, refusals said."""
         now = request.now
+        if request.ttl_ms and request.key in self._settled:
+            raise StoreError(f"lease {request.key} has ended")
+        for slot in request.slots:
+            if slot.end and not slot.start <= now < slot.end:
+                return Admission(False, now, (), -1, "moved")
         accounts: list[Account] = []
         refused = -1
         for slot, amount in zip(request.slots, request.amounts, strict=True):
-            if slot.end and not slot.start <= now < slot.end:
-                return Admission(False, now, (), -1, "moved")
             account = self._accounts.open(slot, now)
             account.age(now)
             if (
@@ -151,24 +169,22 @@ class MemoryStore(Store):
             balances.append((account.used, account.reserved, account.limit))
         if request.ttl_ms:
             expires = now + request.ttl_ms
-            starts = [account.start for account in accounts]
-            lease = self._leases.get(request.key)
-            if lease is None:
-                self._leases[request.key] = Held(expires, request.slots, held, starts)
-            else:
-                lease.grow(expires, request.slots, held, starts)
+            more = Held(expires, request.slots, held, [account.start for account in accounts])
+            lease = self._leases.setdefault(request.key, more)
+            if lease is not more:
+                lease.grow(more)
             self._reap_at = min(self._reap_at, expires)
         return Admission(True, now, balances)
 
-    def _book(
-        self, slots: Sequence[Slot], amounts: Sequence[int], held: Sequence[int], starts: Sequence[int]
-    ) -> list[Booking]:
+    def _book(self, slots: Sequence[Slot], amounts: Sequence[int], lease: Held) -> list[Booking]:
+        """Settle a lease on the very slots it was admitted with."""
         bookings: list[Booking] = []
         known = self._accounts.known
-        for slot, amount, reserved in zip(slots, amounts, held, strict=True):
+        for slot, amount, reserved in zip(slots, amounts, lease.amounts, strict=True):
             account = known.get(slot.key)
             if account is None or account.slot is not slot or not account.plain:
-                bookings.append(self._book_one(slot, amount, reserved, starts))
+                lines = (lease.lines()[len(bookings)],)
+                bookings.append(self._book_one(slot, amount, lines, self._clock()))
                 continue
             before = account.used
             account.used = after = before + amount
@@ -176,23 +192,13 @@ class MemoryStore(Store):
             bookings.append((before, after, left, account.limit))
         return bookings
 
-    def _book_one(self, slot: Slot, amount: int, reserved: int, starts: Sequence[int]) -> Booking:
-        """Book on an account still in a window of the lease; correct what another carried out of it."""
-        now = self._clock()
+    def _book_one(self, slot: Slot, amount: int, lines: Sequence[Line], now: int) -> Booking:
         account = self._accounts.known.get(slot.key)
         if account is None or account.start < slot.start:
             if slot.end and slot.end <= now:
                 return (0, 0, 0, slot.limit)
             account = self._accounts.open(slot, now)
-        # A window later than the lease began after its admission, so its start is never among `starts`.
-        if account.start == slot.start or account.start in starts:
-            account.age(now)
-            before = account.used
-            account.reserved -= reserved
-            account.book(amount, now)
-            return (before, account.used, account.reserved, account.limit)
-        account.correct(slot.start, amount - reserved)
-        return (account.used, account.used, account.reserved, account.limit)
+        return account.settle(slot, amount, lines, now)
 
     def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
         """Extend living leases, revive lapsed ones."""
@@ -204,7 +210,7 @@ class MemoryStore(Store):
                     lease = self._lapsed.pop(key, None)
                     if lease is None:
                         continue
-                    self._shift(lease, 1)
+                    self._shift(lease.lines(), 1)
                     self._leases[key] = lease
                 lease.expires = now + ttl_ms
                 self._reap_at = min(self._reap_at, lease.expires)
@@ -249,7 +255,7 @@ class MemoryStore(Store):
             return
         self._lock = threading.Lock()
         for lease in self._leases.values():
-            self._shift(lease, -1)
+            self._shift(lease.lines(), -1)
         self._leases.clear()
 
     # Everything below is called with the lock held.
@@ -260,18 +266,14 @@ class MemoryStore(Store):
             return
         for key in [key for key, lease in self._leases.items() if lease.expires <= now]:
             lease = self._lapsed[key] = self._leases.pop(key)
-            self._shift(lease, -1)
+            self._shift(lease.lines(), -1)
         while len(self._lapsed) > REMEMBERED_KEYS:
             del self._lapsed[next(iter(self._lapsed))]
         self._reap_at = min((lease.expires for lease in self._leases.values()), default=NEVER)
 
-    def _shift(self, lease: Held, sign: int) -> None:
+    def _shift(self, lines: Sequence[Line], sign: int) -> None:
         """Give back (-1) or take again (+1) what a lease reserves."""
-        for slot, amount in zip(lease.slots, lease.amounts, strict=True):
-            account = self._accounts.known.get(slot.key)
-            if account is None:
-                continue
-            if account.start == slot.start or account.start in lease.starts:
-                account.reserved += sign * amount
-            else:
-                account.correct(slot.start, sign * amount)
+        for line in lines:
+            account = self._accounts.known.get(line.key)
+            if account is not None:
+                account.shift(line, sign)

@@ -23,7 +23,8 @@ from otel_tokens.guard.store.base import (
     StoreError,
 )
 from otel_tokens.guard.store.redis_address import Address
-from otel_tokens.guard.store.redis_links import Links, LoopLinks
+from otel_tokens.guard.store.redis_links import Links
+from otel_tokens.guard.store.redis_loops import LoopLinks
 from otel_tokens.guard.store.redis_wire import (
     PAGE,
     Request,

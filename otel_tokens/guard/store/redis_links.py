@@ -1,15 +1,13 @@
-"""Connections to Redis, made by redis-py from a URL, for threads and event loops; none outlives its time budget."""
+"""Connections to Redis for threads, made by redis-py from a URL; no request outlives its time budget."""
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import select
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +15,6 @@ from otel_tokens.guard.store.redis_address import Address
 from otel_tokens.guard.store.redis_wire import Request
 
 _IDLE_LINKS = 32  # per process, kept for threads
-_LOOP_LINKS = 8  # per event loop: enough to hide the way to the server; more would only wait there
 _ERRANDS = 64  # threads that may be connecting at a time
 
 Link = Any
@@ -172,107 +169,3 @@ class Links:
                 moves += 1
                 self._address.follow(error)
                 self.close()
-
-
-class LoopLinks:
-    """Connections of one event loop, closed when the loop is shut down; then `forget` is called."""
-
-    def __init__(self, address: Address, timeout: float, forget: Callable[[], object]) -> None:
-        self._forget = forget
-        self._address = address
-        self._timeout = timeout
-        self._idle: list[Link] = []
-        self._turns = asyncio.Semaphore(_LOOP_LINKS)
-        self._watch: AsyncGenerator[None, None] | None = None
-
-    async def ask(self, request: Request) -> Any:
-        """The answer to a request, within the timeout; else StoreError."""
-        errors = self._address.errors
-        try:
-            async with asyncio.timeout(self._timeout), self._turns:
-                if self._watch is None:
-                    await self._begin_watch()
-                return await self._run(request)
-        except TimeoutError as error:
-            raise self._address.late(self._timeout) from error
-        except (errors.RedisError, OSError, RuntimeError) as error:
-            raise self._address.failed(error) from error
-
-    async def close(self) -> None:
-        """Close what is idle. The next request connects anew."""
-        if self._watch is not None:
-            await self._watch.aclose()
-        else:
-            await self._close_idle()
-
-    async def _begin_watch(self) -> None:
-        """A loop ends its async generators before it closes (`asyncio.run` does so), and ours closes the links."""
-        self._watch = self._until_the_loop_ends()
-        await anext(self._watch)
-
-    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self._watch = None
-            self._forget()
-            await self._close_idle()
-
-    async def _close_idle(self) -> None:
-        while self._idle:
-            link = self._idle.pop()
-            with suppress(self._address.errors.RedisError, OSError, TimeoutError):
-                async with asyncio.timeout(self._timeout):  # the farewell of TLS waits for an answer
-                    await link.disconnect()
-
-    async def _run(self, request: Request) -> Any:
-        errors = self._address.errors
-        data, moves = request.short, 0
-        while True:
-            link = await self._waiting() or await self._connected()
-            try:
-                return await self._exchange(link, data)
-            except errors.NoScriptError:
-                data = request.full()
-            except errors.AskError as error:
-                if moves:
-                    raise
-                moves += 1
-                self._address.follow(error)
-                await self._close_idle()
-
-    async def _waiting(self) -> Link | None:
-        while self._idle:
-            link = self._idle.pop()
-            try:
-                if not await self._address.can_read(link):
-                    return link
-            except (self._address.errors.RedisError, OSError):
-                pass
-            await link.disconnect(nowait=True)
-        return None
-
-    async def _connected(self) -> Link:
-        link = self._address.aio_link(await self._address.aio_find())
-        try:
-            await link.connect()
-        except BaseException:
-            await link.disconnect(nowait=True)
-            raise
-        return link
-
-    async def _exchange(self, link: Link, data: bytes) -> Any:
-        try:
-            await link.send_packed_command([data], check_health=False)
-            answer = await link.read_response()
-        except self._address.errors.ResponseError as error:
-            if self._address.still_good(error):
-                self._idle.append(link)
-            else:
-                await link.disconnect(nowait=True)
-            raise
-        except BaseException:  # cancelled in the middle: the answer would be taken for the next one's
-            await link.disconnect(nowait=True)
-            raise
-        self._idle.append(link)
-        return answer

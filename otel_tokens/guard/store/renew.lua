@@ -7,12 +7,14 @@ for i = 2, #ARGV do
   local held = call('GET', at)
   local state = held and held:sub(1, 1)
   if state == 'X' then
-    shift(held:sub(2), 1)
+    for _, line in ipairs(lines_of(held)) do
+      shift(line, 1)
+    end
     call('SET', at, 'L' .. held:sub(2))
   elseif state == 'L' then
     -- Redis must not drop an account, for being idle, under a lease that lives on.
-    for key in gmatch(held, '%d+ %d+ %d+ ([^\n]+)\n') do
-      local account = load(key)
+    for _, line in ipairs(lines_of(held)) do
+      local account = load(line.key)
       if account and account.expires > 0 and now + hold + REMEMBER_MS > account.expires then
         put(account, 'expires', account.expires)
       end

@@ -134,20 +134,25 @@ local function used_by(account)
   return account.slot.wall and now - account.born or account.used
 end
 
--- Give back (-1) or take again (+1) what the lines of a lease reserve.
-local function shift(lines, sign)
-  for amount, start, began, key in gmatch(lines, '(%d+) (%d+) (%d+) ([^\n]+)\n') do
-    local account = load(key)
-    if account then
-      local change = sign * amount
-      if account.slot.start == tonumber(start) or account.slot.start == tonumber(began) then
-        if change ~= 0 then
-          put(account, 'reserved', max(0, account.reserved + change))
-        end
-      else
-        correct(account, tonumber(start), change)
-      end
-    end
+-- The lines of a lease: what it reserves on which account, in which window of it.
+local function lines_of(text)
+  local lines = {}
+  for amount, start, began, key in gmatch(text, '(%d+) (%d+) (%d+) ([^\n]+)\n') do
+    lines[#lines + 1] = {amount = tonumber(amount), start = tonumber(start), began = tonumber(began), key = key}
+  end
+  return lines
+end
+
+-- Give back (-1) or take again (+1) what a line reserves on its account, or correct what was carried of it.
+local function shift(line, sign)
+  local account, change = load(line.key), sign * line.amount
+  if not account then
+    return
+  end
+  if account.slot.start ~= line.start and account.slot.start ~= line.began then
+    correct(account, line.start, change)
+  elseif change ~= 0 then
+    put(account, 'reserved', account.reserved + change)
   end
 end
 
@@ -159,9 +164,10 @@ local function reap()
     local held = call('GET', at)
     call('ZREM', root .. ':exp', lease)
     if held then
-      local lines = held:sub(2)
-      shift(lines, -1)
-      call('SET', at, 'X' .. lines, 'PX', REMEMBER_MS)
+      for _, line in ipairs(lines_of(held)) do
+        shift(line, -1)
+      end
+      call('SET', at, 'X' .. held:sub(2), 'PX', REMEMBER_MS)
     end
   end
 end

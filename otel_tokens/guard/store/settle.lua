@@ -10,63 +10,60 @@ if state == 'S' then
 end
 call('SET', at, 'S', 'PX', REMEMBER_MS)
 
--- What the lease still reserves per account, and the windows it was admitted in.
-local reserved, windows = {}, {}
-if held then
-  for amount, start, began, key in gmatch(held, '(%d+) (%d+) (%d+) ([^\n]+)\n') do
-    local known = windows[key] or {slot = tonumber(start)}
-    known[tonumber(start)] = true
-    known[tonumber(began)] = true
-    windows[key] = known
-    reserved[key] = (reserved[key] or 0) + (state == 'L' and tonumber(amount) or 0)
+local held_by = {} -- the lines of each account
+for _, line in ipairs(held and lines_of(held) or {}) do
+  if state == 'X' then
+    line.amount = 0 -- given back already
   end
-  if state == 'L' then
-    call('ZREM', root .. ':exp', lease)
-  end
+  held_by[line.key] = held_by[line.key] or {}
+  table.insert(held_by[line.key], line)
+end
+if state == 'L' then
+  call('ZREM', root .. ':exp', lease)
 end
 
-local function give_back(account, amount)
-  if amount ~= 0 then
-    put(account, 'reserved', max(0, account.reserved - amount))
-  end
-end
-
-local function settle(key, slot, amount)
-  local account, back = load(key), reserved[key] or 0
+-- Give back the lines and book the amount on the window they are of; on a later one, only correct its debt.
+local function settle(key, slot, amount, lines)
+  local account = load(key)
   if not account or account.slot.start < slot.start then
     if slot.stop > 0 and slot.stop <= now then
       return 0, 0, 0, slot.limit
     end
     account = open(key, slot)
   end
-  if account.slot.start == slot.start or (windows[key] and windows[key][account.slot.start]) then
-    age(account)
-    local before = account.used
-    give_back(account, back)
-    book(account, amount)
-    return before, account.used, account.slot.wall and 0 or account.reserved, limit_of(account)
+  local mine = account.slot.start == slot.start
+  for _, line in ipairs(lines) do
+    mine = mine or account.slot.start == line.began
   end
-  correct(account, slot.start, amount - back)
-  return account.used, account.used, account.reserved, limit_of(account)
+  local difference = amount
+  for _, line in ipairs(lines) do
+    if mine or line.start ~= slot.start then
+      shift(line, -1)
+    else
+      difference = difference - line.amount
+    end
+  end
+  if not mine then
+    correct(account, slot.start, difference)
+    return account.used, account.used, account.reserved, limit_of(account)
+  end
+  age(account)
+  local before = account.used
+  book(account, amount)
+  return before, account.used, account.slot.wall and 0 or account.reserved, limit_of(account)
 end
 
 local answer = {text(now)}
 for i = 2, #ARGV, 5 do
-  for _, number in ipairs({settle(ARGV[i], declaration(ARGV[i + 1]), tonumber(ARGV[i + 4]))}) do
+  local key = ARGV[i]
+  for _, number in ipairs({settle(key, declaration(ARGV[i + 1]), tonumber(ARGV[i + 4]), held_by[key] or {})}) do
     answer[#answer + 1] = text(number)
   end
-  reserved[ARGV[i]] = nil
+  held_by[key] = nil
 end
-
--- Accounts that only the lease names used nothing.
-for key, amount in pairs(reserved) do
-  local account = load(key)
-  if account then
-    if windows[key][account.slot.start] then
-      give_back(account, amount)
-    else
-      correct(account, windows[key].slot, -amount)
-    end
+for _, lines in pairs(held_by) do -- accounts that only the lease names used nothing
+  for _, line in ipairs(lines) do
+    shift(line, -1)
   end
 end
 flush()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import time
+import uuid
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,6 +17,7 @@ from otel_tokens.guard.store.sqlite_file import File
 from otel_tokens.guard.store.sqlite_quick import Quick
 from otel_tokens.guard.store.sqlite_rules import Asked, Pages, decide, narrowed, settle
 
+_AT_ONCE = 0.005  # seconds
 _RENEWALS = 500  # per transaction: nobody waits for more
 _CLEAN_EVERY = 32  # settlements between two looks for leases that need not be remembered any more
 _CLEAN = 4 * _CLEAN_EVERY  # leases looked at then: faster than they come
@@ -40,8 +43,9 @@ class SqliteStore(Store):
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 0.5) -> None:
         self._file = File(path, timeout)
         self._declarations = Declarations()
-        self._settlements = 0
-        self._cleaned_to = ""
+        # Somewhere, for a process may end long before its own turn of cleaning would come, or come round.
+        self._settlements = random.randrange(_CLEAN_EVERY)  # noqa: S311 (not for secrets)
+        self._cleaned_to = uuid.uuid4().hex
         self._looked_at = ""
 
     def now(self) -> int:
@@ -63,6 +67,10 @@ class SqliteStore(Store):
     def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
         """Give back the lease, book the actual amounts."""
         return self._file.run(partial(self._settle, key, slots, amounts))
+
+    def settle_at_once(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
+        """`settle` that waits a few milliseconds at most."""
+        return self._file.run(partial(self._settle, key, slots, amounts), _AT_ONCE)
 
     async def asettle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
         """`settle` for event loops."""

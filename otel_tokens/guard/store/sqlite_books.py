@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from otel_tokens.guard.store.account import Account
+from otel_tokens.guard.store.account import Account, Line
 from otel_tokens.guard.store.base import REMEMBER_MS, Slot
 from otel_tokens.guard.store.sqlite_file import NEVER
 
@@ -29,15 +29,6 @@ _UPDATE = f"UPDATE budget_accounts SET {', '.join(f'{name} = ?' for name in _STA
 
 Names = tuple[str, str, str, str]
 """(key, budget, unit, scope) of an account."""
-
-
-class Line(NamedTuple):
-    """What a lease reserves on one account; the start of the slot it was admitted with, and of the account then."""
-
-    amount: int
-    start: int
-    began: int
-    key: str
 
 
 class Lease(NamedTuple):
@@ -219,12 +210,8 @@ class Books:
         """Give back (-1) or take again (+1) what a lease reserves."""
         for line in lines:
             account = self.find(line.key)
-            if account is None:
-                continue
-            if account.start in {line.start, line.began}:
-                account.reserved += sign * line.amount
-            else:
-                account.correct(line.start, sign * line.amount)
+            if account is not None:
+                account.shift(line, sign)
 
 
 def line_text(line: Line) -> str:

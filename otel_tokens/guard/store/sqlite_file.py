@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from otel_tokens.guard.forks import at_fork
 from otel_tokens.guard.store.base import StoreError
@@ -64,33 +65,57 @@ class File:
         self.path = str(Path(path).expanduser().absolute())
         self._timeout = timeout
         self._lock = threading.Lock()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._identity = (0, 0)
         self._look_at = 0.0
         at_fork(self)
 
-    def run(self, work: Work[T]) -> T:
-        """Do `work` in one write transaction."""
-        deadline = time.monotonic() + self._timeout
+    def run(self, work: Work[T], wait: float | None = None) -> T:
+        """Do `work` in one write transaction, waiting at most `wait` seconds (default: the timeout) for others.
+
+        Threads take turns: only the one whose turn it is competes with other processes. If all did, they would
+        keep each other from the file, and some would never get it.
+        """
+        wait = self._timeout if wait is None else wait
+        deadline = time.monotonic() + wait
         pauses = _Pauses()
-        while True:
-            try:
-                return self._attempt(work, max(0.0, deadline - time.monotonic()))
-            except _BusyError:
-                if time.monotonic() >= deadline:
-                    raise self._late() from None
-            time.sleep(next(pauses))
+        lock = self._lock  # a fork gives the child another
+        if not lock.acquire(timeout=wait):
+            raise self._late(wait)
+        try:
+            while True:
+                try:
+                    return self._transact(work)
+                except _BusyError:
+                    if time.monotonic() >= deadline:
+                        raise self._late(wait) from None
+                time.sleep(next(pauses))
+        finally:
+            lock.release()
 
     async def arun(self, work: Work[T]) -> T:
-        """`run` without blocking the event loop while others are at it."""
-        deadline = time.monotonic() + self._timeout
+        """`run` without blocking the event loop while others are at it. The tasks of a loop take turns as well."""
+        turn = self._turn()
+        if not turn.locked():
+            with suppress(_BusyError):
+                return self._attempt(work)
         pauses = _Pauses()
-        while True:
-            try:
-                return self._attempt(work, 0)
-            except _BusyError:
-                if time.monotonic() >= deadline:
-                    raise self._late() from None
-            await asyncio.sleep(next(pauses))
+        try:
+            async with asyncio.timeout(self._timeout), turn:
+                while True:
+                    with suppress(_BusyError):
+                        return self._attempt(work)
+                    await asyncio.sleep(next(pauses))
+        except TimeoutError:
+            raise self._late(self._timeout) from None
+
+    def _turn(self) -> asyncio.Lock:
+        """Whose turn it is among the tasks of the running loop."""
+        loop = asyncio.get_running_loop()
+        turn = self._turns.get(loop)
+        if turn is None:
+            turn = self._turns[loop] = asyncio.Lock()
+        return turn
 
     def close(self) -> None:
         """Close the file. The next transaction opens it again."""
@@ -110,17 +135,24 @@ class File:
         """Go on; the next transaction opens the file again, in the child with a lock of its own."""
         if child:
             self._lock = threading.Lock()
+            self._turns.clear()
         else:
             self._lock.release()
 
-    def _late(self) -> StoreError:
-        return StoreError(f"{self.path}: locked by others for more than {self._timeout:g} s")
+    def _late(self, wait: float) -> StoreError:
+        return StoreError(f"{self.path}: locked by others for more than {wait:g} s")
 
-    def _attempt(self, work: Work[T], wait: float) -> T:
-        # Bound to this lock: a fork while we wait gives the child another.
+    def _attempt(self, work: Work[T]) -> T:
         lock = self._lock
-        if not (lock.acquire(timeout=wait) if wait > 0 else lock.acquire(blocking=False)):
+        if not lock.acquire(blocking=False):
             raise _BusyError
+        try:
+            return self._transact(work)
+        finally:
+            lock.release()
+
+    def _transact(self, work: Work[T]) -> T:
+        """One try, with the lock held."""
         try:
             connection = self._begin()
             try:
@@ -136,8 +168,6 @@ class File:
                 raise _BusyError from None
             self._disconnect()
             raise StoreError(f"{self.path}: {error}") from error
-        finally:
-            lock.release()
 
     def _begin(self) -> sqlite3.Connection:
         connection = self._connection
@@ -190,7 +220,7 @@ class _Pauses:
         self._longest = 0.0004
 
     def __next__(self) -> float:
-        self._longest = min(0.005, self._longest * 1.5)
+        self._longest = min(0.002, self._longest * 1.5)
         return self._longest * random.uniform(0.3, 1.0)  # noqa: S311 (not for secrets)
 
 

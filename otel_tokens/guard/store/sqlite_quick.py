@@ -9,8 +9,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from otel_tokens.guard.store.account import Line
 from otel_tokens.guard.store.base import REMEMBER_MS, Admission, Balance, Booking, Slot
-from otel_tokens.guard.store.sqlite_books import Declarations, Line, line_text, lines_of
+from otel_tokens.guard.store.sqlite_books import Declarations, line_text, lines_of
 
 _SEEN = (
     "SELECT declaration, plain, used, reserved, limit_now, (SELECT next_expiry FROM budget_store) "

@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from otel_tokens.guard.store.account import Account
+from otel_tokens.guard.store.account import Account, Line, by_key
 from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, Booking, Change, Refusal, Slot, StoreError
-from otel_tokens.guard.store.sqlite_books import LIVES, SETTLED, Books, Line
+from otel_tokens.guard.store.sqlite_books import EXPIRED, LIVES, SETTLED, Books, Lease
 
 _PAGE = 500  # accounts changed in one transaction: nobody waits for more
 
@@ -26,6 +26,9 @@ class Asked(NamedTuple):
 def decide(books: Books, asked: Asked) -> Admission:
     """Rules 2 to 5 and 7: all slots, or none."""
     now = books.now
+    lease = books.lease(asked.key) if asked.ttl_ms else None
+    if lease is not None and lease.state == SETTLED:
+        raise StoreError(f"lease {asked.key} has ended")
     accounts: list[Account] = []
     refused = -1
     for slot, amount in zip(asked.slots, asked.amounts, strict=True):
@@ -39,14 +42,14 @@ def decide(books: Books, asked: Asked) -> Admission:
             refused = len(accounts)
         accounts.append(account)
     if refused < 0:
-        _grant(books, asked, accounts)
+        _grant(books, asked, accounts, lease)
         return Admission(True, now, [account.balance(now) for account in accounts])
     culprit = accounts[refused]
     reason: Refusal = "finished" if culprit.finished else "limit"
     return Admission(False, now, [a.balance(now) for a in accounts], refused, reason, culprit.retry_at(now))
 
 
-def _grant(books: Books, asked: Asked, accounts: list[Account]) -> None:
+def _grant(books: Books, asked: Asked, accounts: list[Account], lease: Lease | None) -> None:
     now = books.now
     lines: list[Line] = []
     for account, slot, amount in zip(accounts, asked.slots, asked.amounts, strict=True):
@@ -62,9 +65,6 @@ def _grant(books: Books, asked: Asked, accounts: list[Account]) -> None:
         lines.append(Line(held, slot.start, account.start, slot.key))
     if asked.ttl_ms:
         expires = now + asked.ttl_ms
-        lease = books.lease(asked.key)
-        if lease is not None and lease.state == SETTLED:
-            raise StoreError(f"lease {asked.key} has ended")
         if lease is not None and lease.state == LIVES:
             expires, lines = max(expires, lease.expires), [*lease.lines, *lines]
         books.keep_alive(asked.key, expires, lines)
@@ -76,35 +76,23 @@ def settle(books: Books, key: str, slots: Sequence[Slot], amounts: Sequence[int]
     if lease is not None and lease.state == SETTLED:
         return ()
     books.end(key, None)
-    reserved: dict[str, int] = {}
-    windows: dict[str, list[int]] = {}
-    for line in lease.lines if lease else ():
-        reserved[line.key] = reserved.get(line.key, 0) + (line.amount if lease and lease.state == LIVES else 0)
-        windows.setdefault(line.key, []).extend((line.start, line.began))
-    bookings = [
-        _book(books, slot, amount, reserved.pop(slot.key, 0), windows.get(slot.key, ()))
-        for slot, amount in zip(slots, amounts, strict=True)
-    ]
-    # Accounts that only the lease names used nothing.
-    books.shift([Line(amount, windows[name][0], windows[name][-1], name) for name, amount in reserved.items()], -1)
+    lines = lease.lines if lease else []
+    if lease and lease.state == EXPIRED:  # its reservation is back already
+        lines = [line._replace(amount=0) for line in lines]
+    held = by_key(lines)
+    bookings = [_book(books, slot, amount, held.pop(slot.key, ())) for slot, amount in zip(slots, amounts, strict=True)]
+    for rest in held.values():  # accounts that only the lease names used nothing
+        books.shift(rest, -1)
     return bookings
 
 
-def _book(books: Books, slot: Slot, amount: int, reserved: int, windows: Sequence[int]) -> Booking:
-    """Book on an account still in a window of the lease; correct what another carried out of it (rule 7)."""
+def _book(books: Books, slot: Slot, amount: int, lines: Sequence[Line]) -> Booking:
     account = books.find(slot.key)
     if account is None or account.start < slot.start:
         if slot.end and slot.end <= books.now:
             return (0, 0, 0, slot.limit)
         account = books.open(slot)
-    if account.start == slot.start or account.start in windows:
-        account.age(books.now)
-        before = account.used
-        account.reserved -= reserved
-        account.book(amount, books.now)
-        return (before, account.used, account.reserved, account.limit)
-    account.correct(slot.start, amount - reserved)
-    return (account.used, account.used, account.reserved, account.limit)
+    return account.settle(slot, amount, lines, books.now)
 
 
 class Pages:

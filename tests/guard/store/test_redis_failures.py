@@ -236,6 +236,40 @@ def test_a_server_that_never_gets_to_the_point(open_redis, pause: float | None) 
     lazy.close()
 
 
+class Distant(Lazy):
+    """A way to a server on which everything takes 50 ms."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        super().__init__(0.05)
+        self.url = self.url.replace(":secret@", "")
+
+    def answer(self, link: socket.socket) -> None:
+        far = socket.create_connection(("127.0.0.1", self.port))
+        threading.Thread(target=self.carry, args=(far, link), daemon=True).start()
+        self.carry(link, far)
+
+    def carry(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 20):
+                time.sleep(self.pause or 0)
+                target.sendall(data)
+            target.close()
+        except OSError:
+            pass
+
+
+async def test_many_tasks_on_a_distant_server_do_not_wait_for_each_other(redis_server, open_redis) -> None:
+    """One by one they would take 40 seconds; what the guard itself delays must not look like a dead store."""
+    distant = Distant(redis_server.port)
+    store = open_redis(distant.url, 2)
+    await store.aread(S)
+    answers = await asyncio.gather(*(store.aadmit(f"k{n}", S, [1], TTL) for n in range(400)))
+    assert sorted(answer.balances[0][1] for answer in answers) == list(range(1, 401))
+    await store.aclose()
+    distant.close()
+
+
 def test_a_name_that_cannot_be_looked_up(open_redis) -> None:
     store = open_redis("redis://no-such-host.invalid:6379")
     took, _ = refused(lambda: store.read(S))

@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from otel_tokens.guard.store import sqlite
-from otel_tokens.guard.store.base import Slot, Store
+from otel_tokens.guard.store.base import LIMIT_CHANGES, Slot, Store, StoreError
 from otel_tokens.guard.store.memory import MemoryStore
 from otel_tokens.guard.store.redis import RedisStore
 from otel_tokens.guard.store.redis_wire import Request, Script
 from otel_tokens.guard.store.sqlite import SqliteStore
 
+FROM = 4_102_444_800_000  # the year 2100: Redis drops keys by its own clock
+
 
 class Clock:
     def __init__(self) -> None:
-        self.ms = 4_102_444_800_000  # the year 2100: Redis drops keys by its own clock
+        self.ms = FROM
 
     def __call__(self) -> int:
         return self.ms
@@ -33,34 +37,43 @@ def clock() -> Clock:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def turned(
+def fresh(
     request: pytest.FixtureRequest, clock: Clock, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Store]:
-    """A shared store that lives by the test's clock."""
+) -> Iterator[Callable[[], Store]]:
+    """Makes shared stores that live by the test's clock, each on a place of its own."""
+    opened: list[Store] = []
     if request.param == "sqlite":
         monkeypatch.setattr(sqlite, "host_ms", clock)
-        store: Store = SqliteStore(tmp_path / "budgets.db", timeout=10)
-        yield store
+
+        def make() -> Store:
+            opened.append(SqliteStore(tmp_path / f"{len(opened)}.db", timeout=10))
+            return opened[-1]
+
+        yield make
+    else:
+        import redis
+
+        scripts = {name: turned_script(name) for name in ("admit", "settle", "renew", "read", "rows", "change")}
+        monkeypatch.setattr(Script, "named", staticmethod(scripts.__getitem__))
+        by_hand = redis.Redis.from_url(redis_url)
+
+        def make() -> Store:
+            prefix = uuid.uuid4().hex
+            store = RedisStore(redis_url, timeout=10, prefix=prefix)
+            ask = store._links.ask
+
+            def with_clock(request: Request) -> object:
+                by_hand.set(f"{{{prefix}}}:clock", clock.ms * 1000)
+                return ask(request)
+
+            store._links.ask = with_clock  # type: ignore[method-assign]
+            opened.append(store)
+            return store
+
+        yield make
+        by_hand.close()
+    for store in opened:
         store.close()
-        return
-
-    import redis
-
-    prefix = uuid.uuid4().hex
-    scripts = {name: turned_script(name) for name in ("admit", "settle", "renew", "read", "rows", "change")}
-    monkeypatch.setattr(Script, "named", staticmethod(scripts.__getitem__))
-    store = RedisStore(redis_url, timeout=10, prefix=prefix)
-    by_hand = redis.Redis.from_url(redis_url)
-    ask = store._links.ask
-
-    def with_clock(request: Request) -> object:
-        by_hand.set(f"{{{prefix}}}:clock", clock.ms * 1000)
-        return ask(request)
-
-    monkeypatch.setattr(store._links, "ask", with_clock)
-    yield store
-    store.close()
-    by_hand.close()
 
 
 def turned_script(name: str) -> Script:
@@ -85,59 +98,66 @@ def slots_at(now: int, rng: random.Random) -> list[Slot]:
     ]
 
 
-def tell(store: Store, clock: Clock, seed: int) -> list[object]:
-    rng = random.Random(seed)
+def admitted(store: Store, key: str, slots: tuple[Slot, ...], amounts: list[int], ttl: int, critical: str) -> object:
+    try:
+        answer = store.admit(key, slots, amounts, ttl, critical)
+    except StoreError:
+        return "ended"
+    return answer._replace(balances=[tuple(b) for b in answer.balances])
+
+
+def tell(store: Store, clock: Clock, rng: random.Random, steps: int) -> list[object]:
+    """A random story of calls, streams that ask for more, changes by hand and passing time; returns all it heard."""
     keys: list[tuple[str, tuple[Slot, ...]]] = []
-    ended: set[str] = set()
-    lives: dict[str, int] = {}
     seen: list[object] = []
-    for n in range(90):
+    for n in range(steps):
         clock.ms += rng.choice([0, 1, 40, 300, 900, 2500, 7000])
         now = slots_at(clock.ms, rng)
-        roll = rng.random()
-        if roll < 0.5 or not keys:
+        roll = rng.choice(["admit"] * 5 + ["more", "settle", "settle", "part", "release", "renew", "change"])
+        if roll == "admit" or not keys:
             chosen = tuple(rng.sample(now, rng.randint(1, 5)))
-            open_keys = [entry for entry in keys if entry[0] not in ended and clock.ms < lives.get(entry[0], 0)]
-            key = f"k{n}"
-            if open_keys and rng.random() < 0.15:  # a stream that asks for more
-                key, chosen = rng.choice(open_keys)
-            amounts = [rng.randint(0, 40) * (10**11 if s.unit == "usd" else 1) for s in chosen]
+            keys.append((f"k{n}", chosen))
             ttl = rng.choice([0, 400, 3000, 20_000])
-            answer = store.admit(key, chosen, amounts, ttl, rng.choice(["", "", "x", "y"]))
-            if ttl:
-                keys.append((key, chosen))
-                if answer.granted:
-                    lives[key] = max(lives.get(key, 0), clock.ms + ttl)
-            seen.append(("admit", answer._replace(balances=[tuple(b) for b in answer.balances])))
-        elif roll < 0.72:
+            seen.append(admitted(store, f"k{n}", chosen, amounts(chosen, rng), ttl, rng.choice(["", "", "x", "y"])))
+        elif roll == "more":  # a stream; its lease may live, or have expired, been settled, or never been granted
+            key, _ = rng.choice(keys)
+            chosen = tuple(rng.sample(now, rng.randint(1, 5)))
+            keys.append((key, chosen))
+            seen.append(admitted(store, key, chosen, amounts(chosen, rng), rng.choice([400, 20_000]), ""))
+        elif roll in {"settle", "part"}:
             key, chosen = rng.choice(keys)
-            ended.add(key)
-            amounts = [rng.randint(0, 40) * (10**11 if s.unit == "usd" else 1) for s in chosen]
+            chosen = chosen if roll == "settle" else chosen[:1]
             # What is booked on a window that is over is nobody's business: the account may be forgotten or not.
-            booked = zip(chosen, store.settle(key, chosen, amounts), strict=False)
+            booked = zip(chosen, store.settle(key, chosen, amounts(chosen, rng)), strict=False)
             seen.append(("settle", [tuple(b) for s, b in booked if not s.end or s.end > clock.ms]))
-        elif roll < 0.8:
-            key, chosen = rng.choice(keys)
-            if not any(s.wall or s.slice_ms for s in chosen):
-                ended.add(key)
-                store.release(key)
-        elif roll < 0.86:
-            store.renew(rng.sample([key for key, _ in keys], min(3, len(keys))), 20_000)
+        elif roll == "release":
+            store.release(rng.choice([*keys, ("unknown", ())])[0])
+        elif roll == "renew":
+            chance = rng.sample([key for key, _ in keys], min(3, len(keys)))
+            store.renew([*chance, "unknown"], rng.choice([400, 20_000]))
         else:
             op = rng.choice(["add", "set", "unset", "reset", "finish", "pause", "review"])
             scope = rng.choice([None, None, "", "a=1"])
+            unit = "tokens" if op in LIMIT_CHANGES else rng.choice(["tokens", None])
             amount = clock.ms + 2000 if op in {"pause", "review"} else rng.randint(-5, 150)
-            seen.append((op, store.change(rng.choice("wmrsn"), op, unit="tokens", scope=scope, amount=amount)))
+            seen.append((op, store.change(rng.choice("wmrsn"), op, unit=unit, scope=scope, amount=amount)))
         seen.append(("read", [tuple(b) for b in store.read(now)]))
-        if n % 10 == 0:
+        if n % 10 == 9:
             seen.append(("rows", [replace(row, updated=0) for row in store.rows()]))
     return seen
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_the_same_story_on_a_turned_clock(turned: Store, clock: Clock, seed: int) -> None:
-    began = clock.ms
-    expected = tell(MemoryStore(clock), clock, seed)
+def amounts(slots: tuple[Slot, ...], rng: random.Random) -> list[int]:
+    return [rng.randint(0, 40) * (10**11 if slot.unit == "usd" else 1) for slot in slots]
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32), steps=st.integers(1, 90))
+def test_the_same_story_on_a_turned_clock(fresh: Callable[[], Store], clock: Clock, seed: int, steps: int) -> None:
+    clock.ms = began = FROM
+    expected = tell(MemoryStore(clock), clock, random.Random(seed), steps)
     clock.ms = began
-    for step, (found, wanted) in enumerate(zip(tell(turned, clock, seed), expected, strict=True)):
+    for step, (found, wanted) in enumerate(
+        zip(tell(fresh(), clock, random.Random(seed), steps), expected, strict=True)
+    ):
         assert found == wanted, f"step {step}"

@@ -12,7 +12,9 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,55 @@ def test_a_lock_let_go_in_time_is_only_a_wait(path: Path, open_file) -> None:
     assert 0.09 < time.monotonic() - began < 1
     timer.join()
     hog.close()
+
+
+def test_threads_and_tasks_take_turns_at_a_locked_file(path: Path, open_file, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If all competed with other processes at once, some would never get the file."""
+    store = open_file(5)
+    store.read(S)
+    hog = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    tried: set[object] = set()
+    begin = store._file._begin
+
+    def watched() -> sqlite3.Connection:
+        if hog.in_transaction:
+            running = asyncio.current_task() if asyncio._get_running_loop() else threading.get_ident()
+            tried.add(running)
+        return begin()
+
+    monkeypatch.setattr(store._file, "_begin", watched)
+
+    hog.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.2, lambda: hog.execute("COMMIT")).start()
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(lambda n: store.admit(f"thread-{n}", S, [1], TTL).granted, range(16)))
+    assert len(tried) == 1
+
+    async def many() -> None:
+        admissions = await asyncio.gather(*(store.aadmit(f"task-{n}", S, [1], TTL) for n in range(50)))
+        assert all(admission.granted for admission in admissions)
+
+    tried.clear()
+    hog.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.2, lambda: hog.execute("COMMIT")).start()
+    asyncio.run(many())
+    # Each may look once before it queues up.
+    assert 1 <= len(tried) <= 2
+    hog.close()
+
+
+def test_settling_at_once_does_not_wait(path: Path, open_file) -> None:
+    store = open_file(5)
+    store.admit("k", S, [10], TTL)
+    hog = sqlite3.connect(path, isolation_level=None)
+    hog.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="locked"):
+        store.settle_at_once("k", S, [7])
+    assert time.monotonic() - began < 0.2
+    hog.execute("ROLLBACK")
+    hog.close()
+    assert store.settle_at_once("k", S, [7])[0][:3] == (0, 7, 0)
 
 
 def test_first_use_by_many_at_once(open_file) -> None:
@@ -300,6 +351,21 @@ def test_ended_leases_are_forgotten_after_their_time(path: Path, open_file, cloc
         store.settle(f"new-{n}", S, [1])
     assert query(path, "SELECT count(*) FROM budget_ended WHERE key LIKE 'old-%'") == [(0,)]
     assert query(path, "SELECT count(*) FROM budget_ended") == [(200,)]
+
+
+def test_processes_that_end_soon_clean_up_as_well(path: Path, open_file, clock: Clock) -> None:
+    store = open_file()
+    for _ in range(1000):
+        key = uuid.uuid4().hex
+        store.admit(key, S, [1], TTL)
+        store.settle(key, S, [1])
+    clock.ms += REMEMBER_MS + 1000
+    for _ in range(200):  # processes of ten calls each
+        store = open_file()
+        for _ in range(10):
+            store.settle(uuid.uuid4().hex, S, [1])
+        store.close()
+    assert query(path, "SELECT count(*) FROM budget_ended")[0][0] < 2000 + 200
 
 
 def test_accounts_are_forgotten_but_not_those_with_a_limit_of_their_own(path: Path, open_file, clock: Clock) -> None:
