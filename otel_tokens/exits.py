@@ -29,6 +29,7 @@ class Steps(NamedTuple):
 
 
 _steps: Steps | None = None
+_ending = 0  # the process in which a last step is being taken
 
 
 def before_exit(steps: Steps) -> None:
@@ -37,24 +38,37 @@ def before_exit(steps: Steps) -> None:
     if _steps is not None:
         return
     _steps = steps
-    atexit.register(steps.at_exit)
+    atexit.register(_end, steps.at_exit)
     when_imported("multiprocessing.process", _watch_multiprocessing)
     when_imported("uvicorn.server", _watch_uvicorn)
 
 
-def finish(limit: float = 2.0) -> None:
+def _end(step: Step) -> None:
+    global _ending
+    _ending = os.getpid()
+    try:
+        step()
+    finally:
+        _ending = 0
+
+
+def finish(limit: float = 2.0) -> bool:
     """Do what is to be done before an end, in at most `limit` seconds: for the handler of a signal.
 
-    On a thread, because the interrupted code may hold a lock that is needed for it: then time runs out.
+    On a thread, because the interrupted code may hold a lock that is needed for it: then time runs out. False when
+    the interrupted code is doing just that: the handler has to return and leave the end to it.
     """
     if _steps is None:
-        return
+        return True
+    if _ending == os.getpid():
+        return False
     thread = threading.Thread(target=_steps.otherwise, name="otel-tokens-end", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # too late for threads
-        return
+        return True
     thread.join(limit)
+    return True
 
 
 # ---- multiprocessing
@@ -68,14 +82,14 @@ def _watch_multiprocessing(process: Any) -> None:
             return bootstrap(child, *args, **kwargs)
         finally:
             if _steps is not None:
-                _steps.otherwise()
+                _end(_steps.otherwise)
 
     process.BaseProcess._bootstrap = watched
     if process.parent_process() is not None and _steps is not None:  # too late: this child has begun
         from multiprocessing.util import Finalize  # loaded with `process`
 
         _child_begins(process.current_process())
-        Finalize(None, _steps.otherwise, exitpriority=0)
+        Finalize(None, _end, (_steps.otherwise,), exitpriority=0)
 
 
 def _child_begins(child: Any) -> None:
@@ -87,11 +101,13 @@ def _child_begins(child: Any) -> None:
 
 def _terminated(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_IGN)  # a second one must not cut this short
+    over = True
     try:
-        finish()
+        over = finish()
     finally:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # so that the parent sees a process ended by this signal
+        if over:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)  # so that the parent sees a process ended by this signal
 
 
 # ---- uvicorn

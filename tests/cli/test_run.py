@@ -354,3 +354,11 @@ def test_mistakes_in_the_file_name_their_line(workshop: Any) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "otel-tokens.yaml:2" in done.stderr
     assert not (workshop.folder / "begun").exists()
+
+
+def test_a_mistake_in_the_guards_options_is_found_before_the_program_begins(workshop: Any) -> None:
+    workshop.config.write_text("guard:\n  colour: red\n")
+    done = workshop("run", "touch", "begun")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "otel-tokens.yaml:2: guard.colour: unknown option; allowed: lease_seconds" in done.stderr
+    assert not (workshop.folder / "begun").exists()

@@ -139,13 +139,15 @@ def _flush_on_sigterm() -> None:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     _signal.signal(number, _signal.SIG_IGN)  # a second one must not cut the flush short
+    over = True
     try:
         finish = getattr(sys.modules.get("otel_tokens.exits"), "finish", None)
         if finish is not None:
-            finish()
+            over = finish()  # False: the program is at its end by itself
     finally:
-        _signal.signal(number, _signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # so that the parent sees a process ended by this signal
+        if over:
+            _signal.signal(number, _signal.SIG_DFL)
+            os.kill(os.getpid(), number)  # so that the parent sees a process ended by this signal
 
 
 sys.path[:] = [entry for entry in sys.path if not _is_here(entry)]
