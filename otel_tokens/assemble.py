@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,16 @@ from otel_tokens.values import Cost, Record
 logger = logging.getLogger("otel_tokens")
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What `instrument()` was given beside the settings."""
+
+    tracer_provider: Any = None
+    meter_provider: Any = None
+    budgets: tuple[Any, ...] = ()
+    on_record: Callable[[Record], object] | None = None
+
+
 @dataclass(slots=True)
 class Runtime:
     """All that one `instrument()` made: for doctor, for the guard, and to be undone."""
@@ -43,17 +54,7 @@ class Runtime:
     guard: Any = None
     pricer: Any = None
     providers: Any = None
-    pid: int = field(default_factory=os.getpid)
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What `instrument()` was given beside the settings."""
-
-    tracer_provider: Any = None
-    meter_provider: Any = None
-    budgets: tuple[Any, ...] = ()
-    on_record: Callable[[Record], object] | None = None
+    given: Given = Given()
 
 
 def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) -> Runtime:
@@ -92,7 +93,7 @@ def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) ->
     on_fault(metrics.fault)
     _patch(settings, engine, patcher)
     metrics.beside_foreign(bool(foreign.foreign_instrumentors()) and settings.foreign != "own")
-    return Runtime(settings, patcher, engine, metrics, ledger, engine.guard, pricer, own)
+    return Runtime(settings, patcher, engine, metrics, ledger, engine.guard, pricer, own, given)
 
 
 def _patch(settings: Settings, engine: Engine, patcher: Patcher) -> None:
@@ -178,8 +179,7 @@ def find_providers(settings: Settings, given: Given) -> tuple[Any, Any, Any]:
 
     What stays unset is the API's proxy: providers that the application sets later are found then.
     """
-    tracers = given.tracer_provider or otel_trace.get_tracer_provider()
-    meters = given.meter_provider or otel_metrics.get_meter_provider()
+    tracers, meters = _current(given)
     needs_traces = isinstance(tracers, otel_trace.ProxyTracerProvider)
     needs_metrics = not hasattr(meters, "force_flush")  # the SDK's has it, the API's proxy not
     asked = (
@@ -201,3 +201,22 @@ def find_providers(settings: Settings, given: Given) -> tuple[Any, Any, Any]:
     if needs_metrics and made.meter_provider is not None:
         meters = made.meter_provider
     return tracers, meters, made
+
+
+def _current(given: Given) -> tuple[Any, Any]:
+    """The application's tracer and meter provider as of now: given ones, else the global ones."""
+    return (
+        given.tracer_provider or otel_trace.get_tracer_provider(),
+        given.meter_provider or otel_metrics.get_meter_provider(),
+    )
+
+
+def flush_telemetry(held: Runtime, timeout: float, *, theirs: bool) -> None:
+    """Flush the providers that we made, and the application's if asked to, in at most `timeout` seconds altogether."""
+    end = time.monotonic() + timeout
+    if held.providers is not None:
+        held.providers.flush(timeout)
+    if theirs:
+        from otel_tokens.telemetry.flush import flush_providers
+
+        flush_providers(_current(held.given), max(0.0, end - time.monotonic()))

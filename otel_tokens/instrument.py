@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otel_tokens import context
-from otel_tokens.assemble import Given, Runtime, build, make_pricer
+from otel_tokens.assemble import Given, Runtime, build, flush_telemetry, make_pricer
 from otel_tokens.background import Worker
 from otel_tokens.capture.patch import Patcher
-from otel_tokens.capture.watch import when_imported
 from otel_tokens.errors import OtelTokensError
+from otel_tokens.exits import Steps, before_exit
 from otel_tokens.safely import on_fault, safely
 from otel_tokens.settings import Settings, default_ledger, load_settings
 from otel_tokens.usage.normalise import endpoint_of, normalise_block
@@ -64,7 +64,7 @@ def instrument(
             return
         given = Given(tracer_provider, meter_provider, tuple(budgets), on_record)
         _runtime = build(loaded, given, _patcher, _worker)
-        _hook_exit()
+        before_exit(Steps(partial(_end, theirs=False), _end, partial(safely, "flush", flush)))
 
 
 def uninstrument() -> None:
@@ -76,35 +76,39 @@ def uninstrument() -> None:
             return
         held.patcher.uninstall()
         held.engine.end_open()
-        flush()
+        _finish_queued(held, held.settings.flush_timeout)
         _close(held)
 
 
 def flush(timeout: float | None = None) -> None:
     """Finish what is queued and hand telemetry over, in at most `timeout` seconds (default: setting flush_timeout)."""
     held = _runtime
-    limit = timeout if timeout is not None else held.settings.flush_timeout if held is not None else 2.0
-    end = time.monotonic() + limit
+    if held is not None:
+        _flush(held, held.settings.flush_timeout if timeout is None else timeout)
 
-    def left() -> float:
-        return max(0.0, end - time.monotonic())
 
-    _worker.flush(left())
-    if held is None:
-        return
+def _flush(held: Runtime, timeout: float, *, theirs: bool = True) -> None:
+    """`theirs`: the application's providers as well."""
+    end = time.monotonic() + timeout
+    _finish_queued(held, timeout)
+    safely("telemetry.flush", flush_telemetry, held, max(0.0, end - time.monotonic()), theirs=theirs)
+
+
+def _finish_queued(held: Runtime, timeout: float) -> None:
+    end = time.monotonic() + timeout
+    _worker.flush(timeout)
     if held.guard is not None:
-        safely("guard.flush", held.guard.flush, left())
+        safely("guard.flush", held.guard.flush, max(0.0, end - time.monotonic()))
     if held.ledger is not None:
         safely("ledger.flush", held.ledger.flush)
-    if held.providers is not None:
-        safely("telemetry.flush", held.providers.flush, left())
 
 
-def _at_exit() -> None:
+def _end(*, theirs: bool = True) -> None:
+    """The last thing that is done in a process. At Python's own end the application's providers flush themselves."""
     held = _runtime
     if held is not None:
         safely("open calls", held.engine.end_open)
-    safely("flush at exit", flush)
+        safely("flush at exit", _flush, held, held.settings.flush_timeout, theirs=theirs)
 
 
 def _close(held: Runtime) -> None:
@@ -120,32 +124,12 @@ def _close(held: Runtime) -> None:
     on_fault(None)
 
 
-_exit_hooked = False
-
-
-def _hook_exit() -> None:
-    """Flush when the process ends: `atexit`, and multiprocessing's own end, which leaves by os._exit."""
-    global _exit_hooked
-    if not _exit_hooked:
-        _exit_hooked = True
-        atexit.register(_at_exit)
-        when_imported("multiprocessing.util", _hook_multiprocessing)
-
-
 def _after_fork_in_child() -> None:
     if _runtime is not None:
         _runtime.engine.forget_open()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _hook_multiprocessing(util: Any) -> None:
-    def forked(_: object) -> None:
-        util.Finalize(None, _at_exit, exitpriority=0)
-
-    # A forked child forgets its parent's finalizers; what is registered after the fork is kept.
-    util.register_after_fork(_worker, forked)
 
 
 def normalise(provider: str, raw_usage: Any, *, endpoint: str | None = None) -> Usage:
@@ -192,7 +176,8 @@ def report(ledger: str | Path | None = None, *, by: str | Sequence[str] = "model
     if ledger is None:
         loaded = _runtime.settings if _runtime is not None else load_settings()
         ledger = loaded.ledger or default_ledger()
-        flush()
+        if _runtime is not None:
+            _finish_queued(_runtime, loaded.flush_timeout)
     return make_report(ledger, by=by, since=since)
 
 

@@ -7,7 +7,10 @@ from typing import Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # pyright: ignore[reportMissingTypeStubs]
 
+from otel_tokens.cli.launch.child import join_run
+from otel_tokens.errors import ConfigError
 from otel_tokens.instrument import instrument, uninstrument
+from otel_tokens.safely import logger
 
 
 class OtelTokensInstrumentor(BaseInstrumentor):
@@ -18,8 +21,16 @@ class OtelTokensInstrumentor(BaseInstrumentor):
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
-        kwargs.pop("skip_dep_check", None)
-        instrument(**kwargs)
+        # The launcher passes this one; who calls by hand gets ConfigError raised.
+        launched = bool(kwargs.pop("skip_dep_check", False))
+        try:
+            if not join_run(kwargs):
+                instrument(**kwargs)
+        except ConfigError as error:
+            if not launched:
+                raise
+            # The launcher would print a traceback and give up on all further instrumentors.
+            logger.error("otel_tokens is off: %s", error)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         uninstrument()

@@ -534,3 +534,10 @@ def test_json_is_yaml(folder: Path):
     assert read_yaml(write(folder, '{"a": [1, 2.5, null, {"b": "c"}]}', "x.json")).value == {
         "a": [1, Decimal("2.5"), None, {"b": "c"}]
     }
+
+
+@pytest.mark.parametrize("name", ["budgets", "hosts", "prices", "guard"])
+def test_a_variable_for_what_only_a_file_can_say_is_a_mistake(name: str) -> None:
+    """Passed over, it would look like a budget that is in force."""
+    with pytest.raises(ConfigError, match=f"OTEL_TOKENS_{name.upper()}.*otel-tokens.yaml"):
+        load_settings(config=False, env={f"OTEL_TOKENS_{name.upper()}": "5USD"})

@@ -197,7 +197,7 @@ def _check_budget(options: Options, settings: Settings) -> None:
             raise click.BadParameter(str(error), param_hint="--budget") from None
         if amount <= 0:
             raise click.BadParameter(f"{options.budget!r} allows nothing", param_hint="--budget")
-    if settings.budgets or settings.prices or settings.prices_file:
+    if settings.budgets or settings.guard or settings.prices or settings.prices_file:
         from otel_tokens.cli.launch.declared import check
 
         check(settings)

@@ -154,6 +154,11 @@ class _Loader:
                     given = Given(Entry(text, variable or "", (setting.name,)), "", self._default_ledger)
                     self._take(setting, given, variable or "")
                     break
+            variable = ENV_PREFIX + setting.name.upper()
+            if setting.env is None and self.env.get(variable, "").strip():
+                # Passed over, it would look like a budget that is in force.
+                reason = f"is a {setting.type}, which a variable cannot hold; write it in {DEFAULT_FILES[0]}"
+                self.problems.append(ConfigError(reason, where=variable, key=setting.name))
         for name, hint in unknown_variables(self.env):
             if hint:  # one that resembles none of ours is someone else's affair
                 logger.warning("otel_tokens does not know the environment variable %s%s", name, hint)

@@ -312,12 +312,12 @@ def test_a_broken_hidden_sitecustomize_fails_as_without_us(workshop: Any) -> Non
 
 
 def test_a_python_without_otel_tokens_runs_and_is_named(workshop: Any) -> None:
-    workshop.program(
-        "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]", "sitecustomize.py", "import sys"
-    )
-    bare = f"PYTHONPATH={BOOTSTRAP}{os.pathsep}{workshop.folder} {PYTHON} -c 'print(1)'"
+    hide = "sys.path[:] = [path for path in sys.path if not os.path.exists(os.path.join(path, 'otel_tokens'))]"
+    (workshop.folder / "bare").mkdir()
+    workshop.program(hide, "bare/sitecustomize.py", "import os, sys\n")
+    bare = f"PYTHONPATH={BOOTSTRAP}{os.pathsep}{workshop.folder}/bare {PYTHON} -c 'print(1)'"
     done = workshop.run("sh", "-c", bare)
-    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
     assert f"{PYTHON} has no otel_tokens" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -353,4 +353,12 @@ def test_mistakes_in_the_file_name_their_line(workshop: Any) -> None:
     done = workshop("run", "touch", "begun")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "otel-tokens.yaml:2" in done.stderr
+    assert not (workshop.folder / "begun").exists()
+
+
+def test_a_mistake_in_the_guards_options_is_found_before_the_program_begins(workshop: Any) -> None:
+    workshop.config.write_text("guard:\n  colour: red\n")
+    done = workshop("run", "touch", "begun")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "otel-tokens.yaml:2: guard.colour: unknown option; allowed: lease_seconds" in done.stderr
     assert not (workshop.folder / "begun").exists()

@@ -104,19 +104,58 @@ def test_a_child_in_the_middle_of_the_parents_calls(workshop: Any, launch: Any) 
     workshop.check(1 + 12 + 3)
 
 
-def test_a_pool_that_is_terminated(workshop: Any) -> None:
-    """`with Pool()` ends its workers by SIGTERM: under `otel-tokens run` they hand over first."""
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_pool_that_is_terminated(workshop: Any, launch: Any, method: str) -> None:
+    """`with Pool()` ends its workers by SIGTERM, or they get a last word: they hand over first."""
+    launch(f"""
+    import multiprocessing
+    if __name__ == "__main__":
+        with multiprocessing.get_context({method!r}).Pool(2) as pool:
+            pool.map(chat, [1, 1, 1, 1], chunksize=1)
+    """)
+    workshop.check(4)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_that_are_the_first_to_import_an_sdk(workshop: Any, launch: Any, method: str) -> None:
+    launch(f"""
+    import multiprocessing
+    if __name__ == "__main__":
+        child = multiprocessing.get_context({method!r}).Process(target=chat, args=(2,))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    """)
+    workshop.check(2)
+
+
+def test_a_program_with_providers_of_its_own(workshop: Any) -> None:
+    """They flush themselves at the end of the parent; a forked child leaves without that."""
     workshop.run(
-        *CLI,
         sys.executable,
         workshop.program("""
         import multiprocessing
-        if __name__ == "__main__":
-            with multiprocessing.get_context("fork").Pool(2) as pool:
-                pool.map(chat, [1, 1, 1, 1], chunksize=1)
+        from opentelemetry import metrics, trace
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        import otel_tokens
+
+        tracers = TracerProvider()
+        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        trace.set_tracer_provider(tracers)
+        metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())]))
+        otel_tokens.instrument()
+        chat(1)
+        child = multiprocessing.get_context("fork").Process(target=chat, args=(2,))
+        child.start()
+        child.join()
         """),
     )
-    workshop.check(4)
+    workshop.check(3)
 
 
 @pytest.mark.parametrize("preload", [False, True], ids=["each worker", "preload"])
@@ -131,11 +170,7 @@ def test_gunicorn(workshop: Any, request: pytest.FixtureRequest, start: str, pre
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [str(os.getpid()).encode()]
     """
-    instrument = "\nimport otel_tokens\notel_tokens.instrument()\n" if start == "instrument()" else ""
-    workshop.program(instrument + _dedent(code))
-    command = {"run": CLI, "instrument()": []}.get(start)
-    if command is None:
-        command = request.getfixturevalue("otel_instrument")
+    command = server_command(workshop, request, start, code)
     port = workshop.free_port()
     options = ["--preload"] if preload else []
     process = workshop.start(
@@ -145,10 +180,11 @@ def test_gunicorn(workshop: Any, request: pytest.FixtureRequest, start: str, pre
     workshop.check(12)
 
 
-@pytest.mark.parametrize("start", ["run"])
-def test_uvicorn_workers(workshop: Any, start: str) -> None:
-    """uvicorn's workers end by the signal itself, so nothing of `atexit` runs in them."""
-    workshop.program("""
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("start", STARTS)
+def test_uvicorn(workshop: Any, request: pytest.FixtureRequest, start: str, workers: int) -> None:
+    """uvicorn's processes end by the signal itself, so nothing of `atexit` runs in them."""
+    code = """
     import openai
     shared = openai.AsyncOpenAI(base_url=os.environ["MODEL_URL"] + "/v1", api_key="k", max_retries=0)
 
@@ -158,11 +194,23 @@ def test_uvicorn_workers(workshop: Any, start: str) -> None:
         await shared.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello."}])
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
-    """)
+    """
+    command = server_command(workshop, request, start, code)
     port = workshop.free_port()
-    process = workshop.start(*CLI, "uvicorn", "--workers", "2", "--lifespan", "off", "--port", str(port), "app:app")
+    options = ["--workers", str(workers)] if workers > 1 else []
+    process = workshop.start(*command, "uvicorn", *options, "--lifespan", "off", "--port", str(port), "app:app")
     serve(workshop, process, port, 12)
     workshop.check(12)
+
+
+def server_command(workshop: Any, request: pytest.FixtureRequest, start: str, code: str) -> list[str]:
+    """Writes the application; what to put before the server's command."""
+    if start == "instrument()":
+        code = "\nimport otel_tokens\notel_tokens.instrument()\n" + _dedent(code)
+    workshop.program(code)
+    if start == "opentelemetry-instrument":
+        return request.getfixturevalue("otel_instrument")
+    return CLI if start == "run" else []
 
 
 def serve(workshop: Any, process: Any, port: int, requests: int) -> None:

@@ -28,7 +28,6 @@ else:
 VARIABLE = "OTEL_TOKENS_RUN"
 SEPARATOR = "\x1f"
 _HERE = os.path.realpath(os.path.dirname(__file__))  # noqa: PTH120
-_FLUSH = 2.0  # seconds a terminated process may take
 _lock = _thread.allocate_lock()
 
 
@@ -140,35 +139,15 @@ def _flush_on_sigterm() -> None:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     _signal.signal(number, _signal.SIG_IGN)  # a second one must not cut the flush short
+    over = True
     try:
-        _flush()
+        finish = getattr(sys.modules.get("otel_tokens.exits"), "finish", None)
+        if finish is not None:
+            over = finish()  # False: the program is at its end by itself
     finally:
-        _signal.signal(number, _signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # so that the parent sees a process ended by this signal
-
-
-def _flush() -> None:
-    flush = getattr(sys.modules.get("otel_tokens.instrument"), "flush", None)
-    if flush is None:
-        return
-    done = _thread.allocate_lock()
-    done.acquire()
-
-    def work() -> None:
-        try:
-            flush(_FLUSH)
-        except Exception:
-            pass  # the process is ending
-        finally:
-            done.release()
-
-    # In a thread, because the interrupted code may hold a lock that the flush needs: then time runs out, and the
-    # process ends all the same.
-    try:
-        _thread.start_new_thread(work, ())
-    except RuntimeError:
-        return
-    done.acquire(timeout=_FLUSH)
+        if over:
+            _signal.signal(number, _signal.SIG_DFL)
+            os.kill(os.getpid(), number)  # so that the parent sees a process ended by this signal
 
 
 sys.path[:] = [entry for entry in sys.path if not _is_here(entry)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from otel_tokens import context
@@ -14,13 +16,16 @@ from otel_tokens.errors import ConfigError
 _held: list[int] = []  # what has to stay open as long as the process lives: the lock file of /metrics
 
 
-def meter() -> str:
-    """Instrument this process as the run wants it; says what came of it ("on", or "failed WHY"). Never raises."""
+def meter(options: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Instrument this process as the run wants it; says what came of it ("on", or "failed WHY"). Never raises.
+
+    `options` are further keywords of `instrument()`.
+    """
     session = current()
     if session is None:
         return "failed: the variable of the run is damaged"
     try:
-        _instrument(session)
+        _instrument(session, options)
     except ConfigError as error:
         # `run` has checked the settings, so they changed underway. Running on could mean running without a budget;
         # who prefers that sets on_config_error: ignore.
@@ -32,21 +37,23 @@ def meter() -> str:
     return "on"
 
 
-def join_run() -> None:
-    """Entry point of `opentelemetry-instrument`, whose `sitecustomize` hides ours: meter this process here and now.
+def join_run(options: Mapping[str, Any]) -> bool:
+    """For `opentelemetry-instrument`, whose `sitecustomize` hides ours: meter this process here and now.
 
-    Its providers are made by then, so they are used. Does nothing outside of a run.
+    `options` are keywords of `instrument()`. False, and nothing is done, outside of a run.
     """
     session = current()
-    if session is not None:
-        session.note(meter())
+    if session is None:
+        return False
+    session.note(meter(options))
+    return True
 
 
-def _instrument(session: Session) -> None:
+def _instrument(session: Session, given: Mapping[str, Any]) -> None:
     from otel_tokens.instrument import instrument, runtime  # the composition root loads all rooms
 
     context.process_tags({**session.tags, session.tag: session.id})
-    options: dict[str, Any] = {}
+    options = dict(given)
     if not _owns_metrics_port(session):
         options["prometheus"] = False
     if session.budget is not None:
