@@ -93,6 +93,9 @@ def shipped_card(provider: str, name: str, entry: Shipped) -> RateCard:
 def rule_card(provider: str, name: str, rule: PriceRule, above: Iterable[PriceRule]) -> RateCard:
     """The card of a rule of the user's, with its rules for long contexts."""
     notes = [rule.note] if rule.note else []
+    without = [kind for kind in ("input", "output") if kind not in rule.rates]
+    if rule.rates and without:
+        notes.append(f"{without[0]} not stated: calls with {without[0]} are unpriced")
     if "input" in rule.rates:
         missing = [key for key in ("cache_read", "cache_write") if key not in rule.rates]
         if missing:
