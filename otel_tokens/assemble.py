@@ -169,7 +169,7 @@ def open_ledger(settings: Settings, metrics: Any = None) -> Any:
         settings.ledger,
         max_age_days=settings.ledger_max_age_days,
         max_bytes=settings.ledger_max_bytes,
-        on_error=None if metrics is None else lambda _: metrics.ledger_error(),
+        on_lost=None if metrics is None else metrics.ledger_error,
     )
 
 

@@ -24,7 +24,7 @@ class Forkable(Protocol):
         """Start anew: the locks of the parent's threads are held by nobody here."""
         ...
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """The process ends."""
         ...
 
@@ -63,7 +63,7 @@ def _in_child() -> None:
 
 def _at_exit() -> None:
     for one in list(_all):
-        one.close()
+        one.finish()
 
 
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -41,8 +41,7 @@ class Ledger:
 
     `max_age_days` and `max_bytes` bound what is kept (oldest go first). `busy_timeout` is in seconds: how long a
     write waits for other processes before its row goes to memory, to be written with the next. When the file cannot be
-    used the ledger is `disabled` (the reason, else None): logged once and told to `on_error`. `errors` counts the
-    records that were lost.
+    used the ledger is `disabled` (the reason, else None): logged once. `errors` counts lost records, `on_lost` is told.
     """
 
     def __init__(
@@ -51,14 +50,14 @@ class Ledger:
         *,
         max_age_days: float | None = None,
         max_bytes: int | None = None,
-        on_error: Callable[[str], None] | None = None,
+        on_lost: Callable[[int], None] | None = None,
         busy_timeout: float = 5.0,
     ) -> None:
         self.path = resolve(path)
         self.errors = 0
         self.disabled: str | None = None
         self._retention = Retention(None if max_age_days is None else max_age_days * 86400, max_bytes)
-        self._on_error = on_error
+        self._on_lost = on_lost
         self._busy_timeout = busy_timeout
         # Reentrant: a signal handler that flushes may interrupt a write in the same thread.
         self._lock = threading.RLock()
@@ -83,7 +82,7 @@ class Ledger:
         try:
             row = encode(record, self._place)
         except Exception as error:  # a fault of ours; the record is lost, the call is not
-            self.errors += 1
+            self._lose(1)
             report_fault("ledger.write", error)
             return
         trouble: str | None = None
@@ -98,15 +97,13 @@ class Ledger:
                 trouble = self._second_try(error, row)
             self._writes += 1
         if trouble is not None:
-            self._tell(trouble)
+            logger.error("%s", trouble)
         if self._writes % _PRUNE_EVERY == 0:
             self._prune()
 
     def flush(self) -> None:
         """Write what waits in memory, if the file can be had now."""
-        with self._lock:
-            has_some = bool(self._backlog) and self.disabled is None
-        if has_some:
+        if self._backlog and self.disabled is None:
             self._guarded(self._catch_up)
 
     def close(self) -> None:
@@ -118,6 +115,15 @@ class Ledger:
             pruner.join(timeout=2.0)
         with self._lock:
             self._disconnect()
+
+    def finish(self) -> None:
+        """Close at the end of the process: what still waits is lost."""
+        self.close()
+        left = self.pending
+        if left:
+            self._backlog.clear()
+            self._lose(left)
+            logger.error("ledger %s: %d records are lost, another process holds the file", self.path, left)
 
     @property
     def pending(self) -> int:
@@ -143,7 +149,7 @@ class Ledger:
     def _write_with_care(self, row: Row) -> None:
         """Write when all is not as usual: what waits goes first, a disabled ledger only tries now and then."""
         if self.disabled is not None and not self._may_retry():
-            self.errors += 1
+            self._lose(1)
             return
         if self._backlog:
             self._postpone(row)
@@ -191,35 +197,34 @@ class Ledger:
             except _TROUBLES as error:
                 trouble = self._failed(error, None)
         if trouble is not None:
-            self._tell(trouble)
+            logger.error("%s", trouble)
 
     def _failed(self, error: Exception, row: Row | None) -> str | None:
         """Take in a failure and the row it hit; the message to tell if it is news."""
         if isinstance(error, sqlite3.Error) and is_busy(error):
+            news = not self._troubled
             self._troubled = True
             self._be_patient(False)
             if row is not None and not self._waits(row):
                 self._postpone(row)
-            return None
-        passing = not isinstance(error, LedgerError) and not (
-            isinstance(error, sqlite3.Error) and code_of(error) in _FINAL
-        )
-        self._retry_at = time.monotonic() + _RETRY if passing else None
+            return f"ledger {self.path}: another process holds the file; records wait in memory" if news else None
+        final = isinstance(error, LedgerError) or (isinstance(error, sqlite3.Error) and code_of(error) in _FINAL)
+        self._retry_at = None if final else time.monotonic() + _RETRY
         self._troubled = True
-        self.errors += len(self._backlog) + (row is not None and not self._waits(row))
+        self._lose(len(self._backlog) + (row is not None and not self._waits(row)))
         self._backlog.clear()
         self._disconnect()
         news = self.disabled is None
         self.disabled = explain(error)
         if not news:
             return None
-        until = f"tried again every {_RETRY:.0f} s" if passing else "until restart"
+        until = "until restart" if final else f"tried again every {_RETRY:.0f} s"
         return f"ledger {self.path} is disabled ({until}): {self.disabled}. Calls go on and are not recorded"
 
     def _postpone(self, row: Row) -> None:
         if len(self._backlog) >= _BACKLOG:
             self._backlog.popleft()
-            self.errors += 1
+            self._lose(1)
         self._backlog.append(repaired(row))
 
     def _waits(self, row: Row) -> bool:
@@ -248,10 +253,10 @@ class Ledger:
         self._retry_at = time.monotonic() + _RETRY
         return True
 
-    def _tell(self, message: str) -> None:
-        logger.error("%s", message)
-        if self._on_error is not None:
-            safely("ledger.on_error", self._on_error, message)
+    def _lose(self, count: int) -> None:
+        self.errors += count
+        if count and self._on_lost is not None:
+            safely("ledger.on_lost", self._on_lost, count)
 
     # ---- retention ------------------------------------------------------------------------------------------
     def _prune(self) -> None:

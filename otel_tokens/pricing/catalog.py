@@ -16,11 +16,11 @@ from otel_tokens.pricing.card import RateCard
 from otel_tokens.pricing.compile import listed_card, rule_card, shipped_card
 from otel_tokens.pricing.loading import Background
 from otel_tokens.pricing.match import PriceList
-from otel_tokens.pricing.names import by_the_hour, family, spellings, without_region
+from otel_tokens.pricing.names import by_the_hour, family, regional_doubt, spellings, without_region
 from otel_tokens.pricing.quiet_import import import_prices
 from otel_tokens.pricing.rules import PriceRule
 from otel_tokens.pricing.shipped import AS_OF, PRICE_LISTS, PRICES, PROVIDER_ALIASES, SOLD_AT_OWN_PRICE, Shipped
-from otel_tokens.pricing.tiers import NORMAL, Conditions, adjust, bounds, conditions, moment_of, period
+from otel_tokens.pricing.tiers import NORMAL, Conditions, adjust, bounds, conditions, midnight, moment_of, period
 from otel_tokens.pricing.vendors import vendor_of
 
 _MAX_CARDS = 4096
@@ -178,12 +178,13 @@ class Catalog:
         for name in exact:
             card = self._named(provider, list_id, name, wanted, at)
             if card is not None:
-                return card
+                return _doubted(card, regional_doubt(name, card.model)) if list_id == "aws" else card
         for name in exact:
             shorter = family(name)
             card = self._named(provider, list_id, shorter, wanted, at) if shorter else None
             if card is not None:
-                return replace(card, rule=f"{card.rule} (family of {name})")
+                doubt = "which version is the latest is not known" if name.endswith("-latest") else ""
+                return _doubted(replace(card, rule=f"{card.rule} (family of {name})"), doubt)
         for name in exact if list_id == "aws" else ():
             anywhere = without_region(name)
             card = self._named(provider, list_id, anywhere, wanted, at) if anywhere else None
@@ -192,21 +193,30 @@ class Catalog:
         return None
 
     def _named(self, provider: str, list_id: str, name: str, wanted: Conditions, at: float) -> RateCard | None:
-        entry = _SHIPPED.get((list_id, name))
-        if entry is not None and entry.first:
-            return _adjusted_shipped(provider, name, entry, wanted, at)
+        """The card of this very name from the provider's list, else from those of the vendors it sells."""
         prices = self.price_list(list_id)
-        model = prices.find(name) if prices is not None else None
-        if model is not None:
-            return _adjusted_listed(provider, list_id, model, wanted, at)
-        if entry is not None:
-            return _adjusted_shipped(provider, name, entry, wanted, at)
-        for other in prices.fallbacks if prices is not None else ():
-            fallback = self.price_list(other)
-            model = fallback.find(name) if fallback is not None else None
-            if model is not None:
-                return _adjusted_listed(provider, other, model, wanted, at)
+        for source in (list_id, *(prices.fallbacks if prices is not None else ())):
+            card = self._sourced(provider, source, name, wanted, at)
+            if card is not None:
+                sold = source == list_id or (list_id, source) in SOLD_AT_OWN_PRICE
+                return card if sold else _doubted(card, f"{source}'s own price")
         return None
+
+    def _sourced(self, provider: str, source: str, name: str, wanted: Conditions, at: float) -> RateCard | None:
+        entry = _SHIPPED.get((source, name))
+        since = midnight(entry.since) if entry is not None else -inf
+        prices = self.price_list(source)
+        model = prices.find(name) if prices is not None else None
+        if entry is not None and (model is None or (entry.first and since <= at)):
+            card: RateCard | None = _adjusted_shipped(provider, name, entry, wanted, at)
+        elif model is not None:
+            card = _adjusted_listed(provider, source, model, wanted, at)
+        else:
+            return None
+        if card is None or entry is None or model is None:
+            return card
+        begin, end = bounds([since], at)
+        return replace(card, valid_from=max(card.valid_from, begin), valid_until=min(card.valid_until, end))
 
 
 def canonical(provider: str) -> str:
@@ -249,28 +259,30 @@ def _rank(rule: PriceRule) -> tuple[bool, bool, int, Any]:
 def _adjusted_listed(provider: str, source: str, model: Any, wanted: Conditions, at: float) -> RateCard | None:
     """The card of a genai-prices model out of the price list `source`, which may be another vendor's."""
     list_id = PRICE_LISTS[provider]
-    other = source if source != list_id else ""
-    # Rates by tier are the vendor's own terms: they do not hold where another cloud sells the model.
-    change = adjust(list_id, model.id, None if other else model, wanted, at)
+    # Rates by tier are the vendor's own terms: where another cloud sells the model they are only the likeliest.
+    change = adjust(list_id, model.id, model if source == list_id else None, wanted, at)
+    if change.estimated and (list_id, source) in SOLD_AT_OWN_PRICE:
+        theirs = adjust(source, model.id, model, wanted, at)
+        change = change if theirs.estimated else replace(theirs, estimated=f"{source}'s own price of {wanted}")
     prices = model.get_prices(change.moment, change.context or None)
     rule = f"genai-prices {source}/{model.id}{change.title()}"
     card = listed_card(provider, model.id, prices, rule)
     if card is None:
         return None
-    doubt = "" if not other or (list_id, other) in SOLD_AT_OWN_PRICE else f"{other}'s own price"
-    begin, end = period(list_id, model, at)
+    begin, end = period((list_id, source), model, at)
     factor = change.factor
     card = card if factor is None else card.times(factor)
-    return replace(_doubted(_doubted(card, change.estimated), doubt), valid_from=begin, valid_until=end)
+    return replace(_doubted(card, change.estimated), valid_from=begin, valid_until=end)
 
 
 def _adjusted_shipped(provider: str, name: str, entry: Shipped, wanted: Conditions, at: float) -> RateCard:
-    change = adjust(entry.provider, name, None, wanted, at) if wanted != NORMAL else None
+    list_id = PRICE_LISTS[provider]
+    change = adjust(list_id, name, None, wanted, at) if wanted != NORMAL else None
     card = shipped_card(provider, name, entry)
     if change is not None:
         card = card if change.factor is None else card.times(change.factor)
         card = replace(_doubted(card, change.estimated), rule=card.rule + change.title())
-    begin, end = period(entry.provider, None, at)
+    begin, end = period((list_id,), None, at)
     return replace(card, valid_from=begin, valid_until=end)
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from otel_tokens.pricing.card import EXACT, RateCard, Rates, rates_per_million
 from otel_tokens.pricing.rules import PriceRule
-from otel_tokens.pricing.shipped import CLAUDE_WEB_SEARCH, CLAUDE_WRITE_1H, Shipped
+from otel_tokens.pricing.shipped import CLAUDE_WEB_SEARCH, CLAUDE_WRITE_1H, OPENAI_WRITE_12H, Shipped
 
 THOUSAND = Decimal(1000)
 
@@ -93,6 +93,9 @@ def shipped_card(provider: str, name: str, entry: Shipped) -> RateCard:
 def rule_card(provider: str, name: str, rule: PriceRule, above: Iterable[PriceRule]) -> RateCard:
     """The card of a rule of the user's, with its rules for long contexts."""
     notes = [rule.note] if rule.note else []
+    without = [kind for kind in ("input", "output") if kind not in rule.rates]
+    if rule.rates and without:
+        notes.append(f"{without[0]} not stated: calls with {without[0]} are unpriced")
     if "input" in rule.rates:
         missing = [key for key in ("cache_read", "cache_write") if key not in rule.rates]
         if missing:
@@ -119,16 +122,24 @@ def _unsure(stated: Iterable[str]) -> frozenset[str]:
 
 def finished(card: RateCard, stated: set[str]) -> RateCard:
     """The card with what a vendor publishes for all of its models and a price list may leave out."""
+    if card.provider == "openai" and "cache_write" in stated:
+        card = _with_write(card, "12h", "cache_write", Decimal(OPENAI_WRITE_12H))
+        stated = {*stated, "cache_write_12h"}
     if "claude" not in card.model:
         return replace(card, unsure=_unsure(stated))
     if "cache_write" in stated and "cache_write_1h" not in stated:
-        twice = Decimal(CLAUDE_WRITE_1H)
-        bands = tuple((above, _with_1h(rates, twice)) for above, rates in card.bands)
-        card = replace(card, rates=_with_1h(card.rates, twice), bands=bands)
+        card = _with_write(card, "1h", "input", Decimal(CLAUDE_WRITE_1H))
     if card.web_search is None:
         card = replace(card, web_search=EXACT.divide(Decimal(CLAUDE_WEB_SEARCH), THOUSAND))
     return card
 
 
-def _with_1h(rates: Rates, times: Decimal) -> Rates:
-    return rates if rates.input is None else replace(rates, cache_write_1h=EXACT.multiply(rates.input, times))
+def _with_write(card: RateCard, lifetime: str, of: str, times: Decimal) -> RateCard:
+    """The card with cache writes of this lifetime at so many times the rate `of`, in all its bands."""
+
+    def changed(rates: Rates) -> Rates:
+        rate: Decimal | None = getattr(rates, of)
+        return rates if rate is None else replace(rates, **{f"cache_write_{lifetime}": EXACT.multiply(rate, times)})
+
+    bands = tuple((above, changed(rates)) for above, rates in card.bands)
+    return replace(card, rates=changed(card.rates), bands=bands)

@@ -95,7 +95,7 @@ def explain(
         near=_near(catalog, billed_by, model),
         elsewhere=tuple(
             other
-            for other in PRICE_LISTS
+            for other in dict.fromkeys([*_named(catalog), *PRICE_LISTS])
             if other != billed_by and catalog.card(other, model, tier, moment) is not None
         ),
     )
@@ -123,10 +123,15 @@ def _rates(card: RateCard) -> list[PricedRate]:
     return found
 
 
+def _named(catalog: Catalog) -> list[str]:
+    """The providers that rules of the user's are about."""
+    return [canonical(rule.provider) for rule in catalog.overrides if rule.provider]
+
+
 def _near(catalog: Catalog, provider: str, model: str) -> tuple[str, ...]:
     """Names like `model` that have a price, at its provider first."""
     lists = [PRICE_LISTS[provider]] if provider in PRICE_LISTS else sorted({*PRICE_LISTS.values()} - {"openrouter"})
-    names = [rule.model for rule in catalog.overrides]
+    names = [rule.model for rule in catalog.overrides if rule.model.lower() != model.lower()]
     for list_id in lists:
         prices = catalog.price_list(list_id)
         names += prices.known_names() if prices is not None else []

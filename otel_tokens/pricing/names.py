@@ -21,6 +21,7 @@ _SEPARATORS = "-@:/._"
 _WORDS = frozenset({"latest", "preview", "exp", "experimental", "beta", "default", "customtools", "instruct", "it"})
 _NUMBER = re.compile(r"\d{3,4}|\d{6}|\d{8}|v\d{1,2}")
 _REGION = re.compile(r"(?:us|eu|ap|apac|jp|au|in|ca|sa|me|af|il|mx|us-gov)\.(?=[a-z0-9]+\.)")
+_ARN_REGION = re.compile(r"arn:[^:]*:bedrock:([a-z0-9-]+):")
 
 # Bedrock: capacity by the hour or a model of the customer's own; the base model's token price does not apply.
 _NOT_BY_TOKEN = re.compile(r"arn:aws[a-z-]*:bedrock:[^/]*:(?:provisioned-model|imported-model|custom-model[a-z-]*)/")
@@ -58,6 +59,21 @@ def family(name: str) -> str | None:
     """`name` without its date, `-latest` or stable version, or None when it has none."""
     shorter = _GEMINI_STABLE.sub(r"\1", _SUFFIX.sub("", name))
     return shorter if shorter and shorter != name else None
+
+
+def regional_doubt(name: str, listed: str) -> str:
+    """Why the listed price need not be that of the region in a Bedrock id or ARN; "" where it is.
+
+    Lists have the prices of the USA. Claude costs the same in all commercial regions, other models do not.
+    """
+    model = name.rpartition("/")[2]
+    prefix = _REGION.match(model)
+    arn = _ARN_REGION.match(name)
+    region = prefix.group()[:-1] if prefix else arn[1] if arn else ""
+    if prefix and listed.startswith(prefix.group()):
+        return ""
+    priced = not region.startswith("us-gov") and (".claude" in model or re.match("(?:us)?$|us-", region))
+    return "" if priced else f"no price for the region {region} is listed"
 
 
 def without_region(name: str) -> str | None:

@@ -64,6 +64,13 @@ class PriceRule:
         """Whether the rule holds on this day (UTC)."""
         return (self.start is None or self.start <= day) and (self.end is None or day <= self.end)
 
+    def is_beside(self, base: PriceRule) -> bool:
+        """Whether `base` has the price up to the `above` of this rule."""
+        same = (base.model.lower(), base.tier) == (self.model.lower(), self.tier)
+        return (
+            base.above is None and same and (None in (base.provider, self.provider) or base.provider == self.provider)
+        )
+
     def boundaries(self) -> Iterable[float]:
         """The moments, in unix seconds, at which the rule begins and ends to hold."""
         days = (self.start, self.end + timedelta(1) if self.end and self.end < date.max else None)
@@ -91,17 +98,19 @@ def parse_rules(entries: object, where: str) -> tuple[PriceRule, ...]:
         raise ConfigError(f"is not a list; write prices as '- {EXAMPLE}'", where=where, key="prices")
     rules: list[PriceRule] = []
     problems: list[ConfigError] = []
+    beside: list[tuple[Entry, PriceRule]] = []
     for index, item in enumerate(cast("Iterable[object]", entries)):
-        if isinstance(item, PriceRule):
-            rules.append(item)
-            continue
         entry = item if isinstance(item, Entry) else Entry(item, where, ("prices", index))
-        if isinstance(entry.value, PriceRule):
-            rules.append(entry.value)
-            continue
-        rule = _rule(entry, problems)
+        rule = entry.value if isinstance(entry.value, PriceRule) else _rule(entry, problems)
         if rule is not None:
             rules.append(rule)
+            if rule.above is not None:
+                beside.append((entry, rule))
+    for entry, rule in beside:
+        if not problems and not any(rule.is_beside(other) for other in rules):
+            problems.append(
+                entry.error("needs a row of the same model (and tier) without `above`, for the rest", "above")
+            )
     if problems:
         raise ConfigError.combined(problems)
     return tuple(rules)

@@ -133,7 +133,10 @@ VENDOR_PREFIXES: dict[str, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """Prices of some models of one price list. `first` entries win over genai-prices: it has them incompletely."""
+    """Prices of some models of one price list.
+
+    `first` entries win over genai-prices from the day `since` on (UTC): it has them incompletely, or not up to date.
+    """
 
     provider: str
     models: tuple[str, ...]
@@ -141,6 +144,7 @@ class Shipped:
     source: str
     date: str
     first: bool = False
+    since: str = "1970-01-01"
     requests: dict[str, str] = field(default_factory=dict[str, str])
 
 
@@ -197,6 +201,26 @@ PRICES: tuple[Shipped, ...] = (
         OPENAI,
         "2025-10-01",
         first=True,
+    ),
+    # genai-prices has the rates of the year before, with a discount by the hour that ended then.
+    Shipped(
+        "deepseek",
+        ("deepseek-chat", "deepseek-reasoner"),
+        {"input": "0.28", "cache_read": "0.028", "output": "0.42"},
+        "https://api-docs.deepseek.com/quick_start/pricing",
+        "2025-10-01",
+        first=True,
+        since="2025-09-29",
+    ),
+    # genai-prices has `-latest` at the model of 2024.
+    Shipped(
+        "mistral",
+        ("mistral-large-latest",),
+        {"input": "0.5", "cache_read": "0.05", "output": "1.5"},
+        "https://mistral.ai/pricing#api",
+        "2026-11-23",
+        first=True,
+        since="2025-12-02",
     ),
     Shipped(
         "anthropic",
@@ -268,6 +292,7 @@ MULTIPLIERS: tuple[Multiplier, ...] = (
     Multiplier(
         "openai", "tier", "flex", "0.5", "https://developers.openai.com/api/docs/guides/flex-processing", "2025-04-16"
     ),
+    Multiplier("openai", "tier", "ultrafast", "6", OPENAI, "2026-11-01", r"gpt-6(?:-astra|\.1-sol)$"),
     Multiplier(
         "azure",
         "tier",
@@ -298,6 +323,15 @@ MULTIPLIERS: tuple[Multiplier, ...] = (
         "2026-04-01",
         r"gemini-",
     ),
+    Multiplier(
+        "google",
+        "tier",
+        "priority",
+        "1.8",
+        "https://ai.google.dev/gemini-api/docs/optimization",
+        "2026-04-01",
+        r"gemini-",
+    ),
     Multiplier("aws", "tier", "batch", "0.5", "https://aws.amazon.com/bedrock/pricing/", "2024-08-01"),
     Multiplier("aws", "tier", "flex", "0.5", "https://aws.amazon.com/bedrock/pricing/", "2025-11-18"),
     Multiplier("aws", "tier", "priority", "1.75", "https://aws.amazon.com/bedrock/pricing/", "2025-11-18"),
@@ -313,8 +347,20 @@ STANDARD: dict[str, frozenset[str]] = {
     "geo": frozenset({"", "global", "default", "not_available", "unspecified"}),
 }
 
+# Lists that give their rates for batch and charge another tier by the same.
+AS_BATCH: frozenset[tuple[str, str]] = frozenset({("google", "flex")})
+
+OPENAI_WRITE_12H = "2"
+"""A twelve-hour cache write of OpenAI costs twice its half-hour one (OPENAI); genai-prices has no word for it."""
+
 CLAUDE_WRITE_1H = "2"
 """A one-hour cache write of any Claude model costs twice its input rate (ANTHROPIC), where a list omits it."""
 
 CLAUDE_WEB_SEARCH = "10"
 """USD per 1,000 web searches of any Claude model (ANTHROPIC), where a list omits it."""
+
+DEEPSEEK_PEAKS = "2026-08-17"
+"""First day of DeepSeek's prices by the hour, which genai-prices cannot tell: it knows clocks or days."""
+
+DEEPSEEK_WEEKENDS = "2026-08-23"
+"""First day from which its peak prices leave out Saturdays and Sundays."""

@@ -7,14 +7,27 @@ the same then (an estimate); a published factor (`shipped.MULTIPLIERS`); else th
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from math import inf, isnan
 from typing import Any
 
-from otel_tokens.pricing.shipped import MULTIPLIERS, STANDARD, Multiplier
+from otel_tokens.pricing.shipped import (
+    AS_BATCH,
+    DEEPSEEK_PEAKS,
+    DEEPSEEK_WEEKENDS,
+    MULTIPLIERS,
+    STANDARD,
+    Multiplier,
+)
+
+_SATURDAY = 5
+_DISCOUNTS_END = date(2025, 9, 29)  # of those by the hour that came before
+_PEAKS_BEGIN = date.fromisoformat(DEEPSEEK_PEAKS)
+_WEEKENDS_BEGIN = date.fromisoformat(DEEPSEEK_WEEKENDS)
 
 LATEST = 253_402_214_400.0  # the last day of the year 9999: datetime knows no later one
 
@@ -83,27 +96,42 @@ def adjust(list_id: str, name: str, model: Any | None, wanted: Conditions, at: f
     `model` is its ModelInfo, or None when no rates by condition may be looked up: shipped prices, and models that
     another vendor's list prices.
     """
-    moment = at_once = moment_of(at)
+    moment = at_once = _pricing_moment(list_id, at)
     context: dict[str, str] = {}
     factors: list[Multiplier] = []
     doubts: list[str] = []
-    for kind, value in wanted.special():
+    for kind, word in wanted.special():
+        value = "batch" if (list_id, word) in AS_BATCH and _has_batch(model) else word
         key = _context_key(kind, value)
         variants = [v for v in (model.price_variants or ()) if v.when == {key: value}] if model and key else []
         if any(v.constraint is None or v.constraint.active(at_once) for v in variants):
             context[key] = value
             continue
         later = _same_later(model, variants, at_once) if model and variants else None
-        row = None if later else _factor(list_id, name, kind, value, at_once.date())
+        row = None if later else _factor(list_id, name, kind, word, at_once.date())
         if later:
             context[key] = value
             moment = max(moment, later)
-            doubts.append(f"{kind} {value} is listed only from {later.date()}")
+            doubts.append(f"{kind} {word} is listed only from {later.date()}")
         elif row:
             factors.append(row)
         else:
-            doubts.append(f"{kind} {value} has no known price; the standard one is used")
+            doubts.append(f"{kind} {word} has no known price; the standard one is used")
     return Adjustment(context, moment, tuple(factors), "; ".join(doubts))
+
+
+def _pricing_moment(list_id: str, at: float) -> datetime:
+    """The moment whose prices hold at `at`: on a day without peak hours it is noon (UTC), which is none of them."""
+    moment = moment_of(at)
+    day = moment.date()
+    quiet = list_id == "deepseek" and (
+        _DISCOUNTS_END <= day < _PEAKS_BEGIN or (day >= _WEEKENDS_BEGIN and moment.weekday() >= _SATURDAY)
+    )
+    return moment.replace(hour=12, minute=0) if quiet else moment
+
+
+def _has_batch(model: Any | None) -> bool:
+    return model is not None and any(v.when == {"processing": "batch"} for v in model.price_variants or ())
 
 
 def _context_key(kind: str, value: str) -> str:
@@ -131,10 +159,10 @@ def _factor(list_id: str, name: str, kind: str, value: str, day: date) -> Multip
     return None
 
 
-def period(list_id: str, model: Any | None, at: float) -> tuple[float, float]:
-    """The time around `at`, [from, until) in unix seconds, in which the model's price cannot change."""
+def period(lists: Sequence[str], model: Any | None, at: float) -> tuple[float, float]:
+    """The time around `at`, [from, until) in unix seconds, in which the price of a model of `lists` cannot change."""
     moment = moment_of(at)
-    marks = [_midnight(date.fromisoformat(row.since)) for row in MULTIPLIERS if row.provider == list_id]
+    marks = [midnight(row.since) for row in MULTIPLIERS if row.provider in lists]
     if model is not None:
         listed: Any = model.prices
         dated: list[Any] = [*(listed if isinstance(listed, list) else ()), *(model.price_variants or ())]
@@ -149,17 +177,20 @@ def bounds(marks: list[float], at: float) -> tuple[float, float]:
     return earlier, min((mark for mark in marks if mark > at), default=inf)
 
 
-def _midnight(day: date) -> float:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+def midnight(day: date | str) -> float:
+    """When a day (or its ISO text) begins, in UTC and unix seconds."""
+    begins = date.fromisoformat(day) if isinstance(day, str) else day
+    return datetime(begins.year, begins.month, begins.day, tzinfo=UTC).timestamp()
 
 
 def _marks(constraint: Any, moment: datetime) -> list[float]:
     if constraint is None:
         return []
     if hasattr(constraint, "start_date"):
-        return [_midnight(constraint.start_date)]
+        return [midnight(constraint.start_date)]
     marks: list[float] = []
-    for clock in (constraint.start_time, constraint.end_time):
+    # Midnight too: which clocks count may depend on the day (`_pricing_moment`).
+    for clock in (constraint.start_time, constraint.end_time, time(tzinfo=UTC)):
         for shift in (-1, 0, 1):
             try:
                 when = datetime.combine(moment.date() + timedelta(shift), clock)

@@ -9,6 +9,7 @@ from decimal import Context, Decimal
 from functools import reduce
 from typing import Any
 
+from otel_tokens.errors import ConfigError
 from otel_tokens.ledger.query import Where, open_ledger
 from otel_tokens.ledger.rows import EXACT
 from otel_tokens.ledger.sums import ZERO, Sums
@@ -25,6 +26,9 @@ class Report(ReportData):
     """A report as `report` gives it: its data (`rows`, `total` …) and its three forms."""
 
     __slots__ = ()
+
+    def __str__(self) -> str:
+        return self.table()
 
     def table(self, width: int | None = None, *, color: bool | None = None) -> str:
         """A table for people: `width` columns (the terminal's, else 120), coloured when stdout is a terminal."""
@@ -52,9 +56,11 @@ def report(
     `by` is one dimension or several (model, provider, session, task, tenant, user, agent, feature, hour, day, month,
     operation, outcome … or the name of a tag of your own); `where` keeps only calls with these values. `since` and
     `until` (exclusive) take a datetime, "24h", "7d", "today", an ISO date, or unix seconds, by the start of a call.
-    Raises LedgerError when there is no ledger to read, ConfigError for a time that is none.
+    Raises LedgerError when there is no ledger to read, ConfigError for an empty name or a time that is none.
     """
-    dimensions = tuple(name.strip() for name in by.split(",")) if isinstance(by, str) else tuple(by)
+    dimensions = tuple(name.strip() for name in (by.split(",") if isinstance(by, str) else by))
+    if not all(dimensions):
+        raise ConfigError(f"{by!r} leaves a name empty; write model, or agent,model", key="by")
     now = time.time()
     start, end = moment(since, now), moment(until, now, key="until")
     with open_ledger(ledger) as reader:

@@ -63,7 +63,7 @@ def notes(
         models = _some([model or "(no model)" for model in unpriced])
         said.append(
             f"{_calls(total.unpriced)} of {_number(len(unpriced), 'model')} {_are(total.unpriced)} unpriced, "
-            f"their cost is unknown: {models}"
+            f"the cost is unknown: {models}"
         )
     if total.missing:
         said.append(f"{_calls(total.missing)} {_are(total.missing)} without usage: the provider did not report any")

@@ -56,5 +56,11 @@ def test_a_model_that_another_provider_prices() -> None:
     assert {"openai", "azure.ai.openai"} <= set(found.elsewhere)
 
 
+def test_a_rule_of_the_user_s_for_another_provider() -> None:
+    catalog = Catalog(parse_rules([{"model": "acme-1", "provider": "opnai", "input": 1, "output": 2}], "p.yaml"))
+    found = explain("acme-1", provider="openai", catalog=catalog, at=NOW)
+    assert (found.priced, found.near, found.elsewhere) == (False, (), ("opnai",))
+
+
 def test_now_is_the_default() -> None:
     assert explain("o3").rates[0] == PricedRate("input", Decimal(2))

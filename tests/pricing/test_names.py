@@ -206,6 +206,33 @@ def test_bedrock_s_request_tells_the_region_its_response_does_not(price: Callabl
     assert "by the hour" in hourly.rule
 
 
+@pytest.mark.parametrize(
+    ("model", "status"),
+    [
+        ("us.amazon.nova-pro-v1:0", "priced"),
+        ("eu.amazon.nova-pro-v1:0", "estimated"),
+        ("apac.amazon.nova-lite-v1:0", "estimated"),
+        ("eu.meta.llama3-2-1b-instruct-v1:0", "estimated"),
+        (ARN + "inference-profile/eu.amazon.nova-pro-v1:0", "estimated"),
+        (f"eu.anthropic.{SONNET}-v1:0", "priced"),
+        (f"jp.anthropic.{SONNET}-v1:0", "priced"),
+        (f"us-gov.anthropic.{SONNET}-v1:0", "estimated"),
+        (ARN + "foundation-model/amazon.nova-pro-v1:0", "priced"),
+        (ARN.replace("us-east-1", "eu-west-1") + "foundation-model/amazon.nova-pro-v1:0", "estimated"),
+        (ARN.replace("us-east-1", "eu-west-1") + f"foundation-model/anthropic.{SONNET}-v1:0", "priced"),
+    ],
+)
+def test_a_bedrock_region_that_is_not_listed_is_an_estimate(
+    price: Callable[..., Cost], model: str, status: str
+) -> None:
+    assert price("aws.bedrock", model, input=10).status == status
+
+
+def test_what_latest_stands_for_is_an_estimate_unless_a_list_says_it(price: Callable[..., Cost]) -> None:
+    assert price("mistral_ai", "ministral-3b-latest", input=10).status == "estimated"
+    assert price("anthropic", "claude-3-5-haiku-latest", input=10).status == "priced"
+
+
 def test_a_fine_tune_is_never_priced_as_its_base(price: Callable[..., Cost]) -> None:
     cost = price("openai", "ft:o3-mini:acme::id", response_model="o3-mini", input=10)
     assert cost.status == "unpriced"

@@ -58,10 +58,17 @@ def test_a_one_hour_write_of_a_claude_costs_twice_the_input_where_a_list_omits_i
     assert (cost.cache_write, cost.status) == (30, "priced")
 
 
-def test_openai_cache_writes_and_a_lifetime_nobody_prices(price: Price) -> None:
+def test_openai_cache_writes_by_lifetime(price: Price) -> None:
     half_hour = price("openai", "gpt-6-sol", input=1000, cache_write=1000, cache_write_30m=1000)
     assert (half_hour.cache_write, half_hour.status) == (Decimal("0.0025"), "priced")
-    long = price("openai", "gpt-6-sol", input=1000, cache_write=1000, cache_write_12h=1000)
+    half_a_day = price("openai", "gpt-6-sol", input=1000, cache_write=1000, cache_write_12h=1000)
+    assert (half_a_day.cache_write, half_a_day.status) == (Decimal("0.005"), "priced")
+    usage = {"input": 300_000, "cache_write": 300_000, "cache_write_12h": 100_000, "cache_write_30m": 200_000}
+    assert price("openai", "gpt-6-sol", tier="flex", **usage).cache_write == Decimal("1.0")  # 5 and 2.5 per million
+
+
+def test_a_lifetime_that_nobody_prices_is_an_estimate(price: Price) -> None:
+    long = price("azure.ai.openai", "gpt-6-sol", input=1000, cache_write=1000, cache_write_12h=1000)
     assert (long.cache_write, long.status) == (Decimal("0.0025"), "estimated")
     assert "lifetime" in long.rule
 
@@ -70,6 +77,12 @@ def test_audio_has_its_own_rates(price: Price) -> None:
     cost = price("openai", "gpt-4o-audio-preview", input=1000, input_audio=600, output=100, output_audio=90)
     assert cost.input == Decimal("0.025")  # 400 at 2.5, 600 at 40
     assert cost.output == Decimal("0.0073")  # 10 at 10, 90 at 80
+
+
+def test_what_we_know_better_holds_where_another_cloud_sells_the_model(price: Price) -> None:
+    usage = {"input": 1000, "input_audio": 600, "output": 100, "output_audio": 90}
+    azure = price("azure.ai.openai", "my-deployment", response_model="gpt-4o-audio-preview-2024-12-17", **usage)
+    assert (azure.total, azure.status) == (price("openai", "gpt-4o-audio-preview", **usage).total, "priced")
 
 
 def test_cached_audio_is_part_of_the_cached_and_of_the_audio_tokens(price: Price) -> None:

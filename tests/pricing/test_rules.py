@@ -115,6 +115,12 @@ def test_unstated_cache_rates_are_the_input_rate(price: Price) -> None:
     assert card.notes == ("cache_read and cache_write not stated: charged as input",)
 
 
+def test_a_rate_that_is_missing_is_told() -> None:
+    card = Catalog(parse_rules([{"model": "m", "output": 2}], "f")).card("x", "m")
+    assert card is not None
+    assert card.notes == ("input not stated: calls with input are unpriced",)
+
+
 def test_all_rates_can_be_stated(price: Price) -> None:
     rules = [{"model": "m", "input": 1, "cache_read": 0.1, "cache_write": 2, "cache_write_1h": 3, "output": 5,
               "input_audio": 20, "reasoning": 7, "per_request": "0.5",
@@ -168,6 +174,7 @@ def test_a_rule_for_a_bedrock_name_and_for_a_deployment(price: Price) -> None:
         ({"model": "m", "input": 1, "from": "2026-02-01", "until": "2026-01-01"}, "", "before"),
         ({"model": "m", "input": 1, "currency": "EUR"}, "currency", "USD"),
         ({"model": "m", "input": 1, "above": 0}, "above", "200000"),
+        ({"model": "m", "input": 1, "above": 200_000}, "above", "without `above`"),
         ("gpt-4o", "", "not a mapping"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from random import Random
 
 import pytest
 
@@ -50,6 +51,8 @@ def at(text: str) -> float:
         ("aws.bedrock", "amazon.nova-pro-v1:0", {"tier": "priority"}, "7"),
         ("groq", "llama-3.3-70b-versatile", {"tier": "flex"}, "1.38"),
         ("openai", "ft:gpt-4.1-mini:acme::id", {"tier": "batch"}, "2"),
+        ("openai", "gpt-6.1-sol", {"tier": "ultrafast"}, "72"),
+        ("gcp.gemini", "gemini-2.5-flash", {"tier": "priority"}, "5.04"),
     ],
 )
 def test_a_tier_s_price(price: Price, provider: str, model: str, given: dict[str, str], total: str) -> None:
@@ -64,7 +67,6 @@ def test_a_tier_s_price(price: Price, provider: str, model: str, given: dict[str
         ("openai", "gpt-5.3", {"tier": "priority"}),
         ("openai", "gpt-5", {"tier": "scale"}),
         ("openai", "gpt-5", {"tier": "ultrafast"}),
-        ("azure.ai.openai", "gpt-5", {"tier": "priority"}),
         ("anthropic", "claude-sonnet-4-6", {"tier": "priority"}),
         ("anthropic", "claude-sonnet-4-6", {"speed": "fast"}),
         ("anthropic", "claude-sonnet-4-5", {"geo": "us"}),
@@ -111,11 +113,50 @@ def test_a_price_that_will_change_is_known_now(price: Price) -> None:
     assert (before.total, after.total) == (2, 4)
 
 
-@pytest.mark.parametrize(("clock", "input_rate"), [("00:29:59", "0.135"), ("00:30:00", "0.27"), ("16:29:59", "0.27"),
-                                                   ("16:30:00", "0.135")])  # fmt: skip
-def test_prices_by_the_hour(price: Price, clock: str, input_rate: str) -> None:
-    for day in ("2026-11-19", "2026-11-21", "2026-11-20"):
-        assert price("deepseek", "deepseek-chat", input=10**6, at=at(f"{day}T{clock}")).total == Decimal(input_rate)
+@pytest.mark.parametrize(
+    ("moment", "rate"),
+    [
+        ("2025-03-01T00:29:59", "0.135"),  # deepseek-chat's discount by the hour
+        ("2025-03-01T00:30:00", "0.27"),
+        ("2025-03-01T16:29:59", "0.27"),
+        ("2025-03-01T16:30:00", "0.135"),
+        ("2025-09-28T12:00:00", "0.27"),
+        ("2025-09-29T00:00:00", "0.28"),  # one price from then on
+        ("2026-11-20T20:00:00", "0.28"),
+    ],
+)
+def test_prices_by_the_hour_that_ended(price: Price, moment: str, rate: str) -> None:
+    assert price("deepseek", "deepseek-chat", input=10**6, at=at(moment)).total == Decimal(rate)
+
+
+@pytest.mark.parametrize(
+    ("moment", "rate"),
+    [
+        ("2026-07-01T02:00:00", "0.14"),  # before there were peak hours
+        ("2026-08-16T23:59:59", "0.14"),
+        ("2026-08-17T00:59:59", "0.22"),
+        ("2026-11-20T00:59:59", "0.15"),  # a Friday
+        ("2026-11-20T01:00:00", "0.3"),
+        ("2026-11-20T04:00:00", "0.15"),
+        ("2026-11-20T09:59:59", "0.3"),
+        ("2026-11-20T10:00:00", "0.15"),
+        ("2026-11-21T02:00:00", "0.15"),  # Saturday and Sunday have none
+        ("2026-11-22T09:59:59", "0.15"),
+        ("2026-11-23T02:00:00", "0.3"),
+    ],
+)
+def test_peak_hours_of_working_days(price: Price, moment: str, rate: str) -> None:
+    assert price("deepseek", "deepseek-v4-flash", input=10**6, at=at(moment)).total == Decimal(rate)
+
+
+def test_a_price_by_the_hour_in_any_order(catalog: Catalog, price: Price) -> None:
+    """What is cached for one hour is not taken for another."""
+    moments = [at("2026-11-19T00:00:00") + minute * 60 for minute in range(0, 6 * 1440, 30)]
+    Random(1).shuffle(moments)
+    for moment in moments:
+        fresh = Catalog().card("deepseek", "deepseek-flash", at=moment)
+        assert fresh is not None
+        assert price("deepseek", "deepseek-flash", input=1, at=moment).total == fresh.rates.input
 
 
 def test_a_tier_listed_later_is_an_estimate_before(price: Price) -> None:
@@ -132,6 +173,21 @@ def test_a_factor_does_not_hold_before_it_was_offered(price: Price) -> None:
 
 
 def test_a_card_says_how_long_it_holds(catalog: Catalog) -> None:
-    card = catalog.card("deepseek", "deepseek-chat", at=at("2026-11-20T12:00:00"))
+    card = catalog.card("deepseek", "deepseek-flash", at=at("2026-11-20T12:00:00"))
     assert card is not None
-    assert (card.valid_from, card.valid_until) == (at("2026-11-20T00:30:00"), at("2026-11-20T16:30:00"))
+    assert (card.valid_from, card.valid_until) == (at("2026-11-20T10:00:00"), at("2026-11-21T00:00:00"))
+
+
+@pytest.mark.parametrize(("tier", "total"), [("priority", "22.5"), ("flex", "5.625"), ("odd", "11.25")])
+def test_a_tier_at_another_cloud_is_likeliest_what_its_maker_takes(price: Price, tier: str, total: str) -> None:
+    cost = price("azure.ai.openai", "gpt-5", input=1000, output=1000, tier=tier)
+    assert (cost.total, cost.status) == (Decimal(total) / 1000, "estimated")
+
+
+def test_gemini_s_flex_leaves_cached_tokens_at_the_standard_rate_as_its_batch_does(price: Price) -> None:
+    usage = {"input": 1000, "cache_read": 1000}
+    flex, batch, standard = (
+        price("gcp.gemini", "gemini-2.5-flash", tier=tier, **usage) for tier in ("flex", "batch", None)
+    )
+    assert flex.total == batch.total == standard.total
+    assert {flex.status, batch.status} == {"priced"}

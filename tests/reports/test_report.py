@@ -103,7 +103,7 @@ def test_what_is_unknown_is_said(fill) -> None:
     )
     found = report(path)
     assert found.notes == (
-        "3 calls of 2 models are unpriced, their cost is unknown: new-1, new-2",
+        "3 calls of 2 models are unpriced, the cost is unknown: new-1, new-2",
         "1 call is without usage: the provider did not report any",
         "1 call is (partly) estimated",
     )
@@ -194,6 +194,14 @@ def test_errors_say_what_and_where(tmp_path: Path, fill) -> None:
         report(fill({}), since="yesteryear")
     with pytest.raises(ConfigError, match="until"):
         report(fill({}), until="yesteryear")
+    for by in ("", "model,", ["agent", " "]):
+        with pytest.raises(ConfigError, match="by: .* leaves a name empty"):
+            report(fill({}), by=by)
+
+
+def test_printing_a_report_shows_its_table(fill) -> None:
+    found = report(fill({"model": "gpt-4o"}))
+    assert str(found) == found.table()
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------
