@@ -195,7 +195,7 @@ def test_errors_say_what_and_where(tmp_path: Path, fill) -> None:
     with pytest.raises(ConfigError, match="until"):
         report(fill({}), until="yesteryear")
     for by in ("", "model,", ["agent", " "]):
-        with pytest.raises(ConfigError, match="by: .* leaves a name empty"):
+        with pytest.raises(ConfigError, match=r"by: .* leaves a name empty"):
             report(fill({}), by=by)
 
 
