@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import otel_tokens
+from otel_tokens.capture import stream
 from otel_tokens.demo.model import Model
 from otel_tokens.demo.server import ModelServer, Reply, Request
 
@@ -173,3 +174,26 @@ def test_a_stream_that_outlives_the_meter(idle_meter: Any, server: ModelServer, 
         assert record.outcome in ("ok", "abandoned")
     assert len(idle_meter.records()) <= 3
     assert len({record.id for record in idle_meter.records()}) == len(idle_meter.records())
+
+
+def test_a_body_that_nobody_observes_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An SDK asks the body for `stream_observer` at every chunk; a failing `__getattr__` would cost a microsecond."""
+
+    class Body:
+        closed = 0
+
+    asked: list[str] = []
+    found = stream._Tap.__getattr__
+
+    def watched(tap: Any, name: str) -> Any:
+        asked.append(name)
+        return found(tap, name)
+
+    monkeypatch.setattr(stream._Tap, "__getattr__", watched)
+    tap = object.__new__(stream._Tap)
+    tap._otel_inner = Body()
+    assert getattr(tap, "stream_observer", None) is None
+    assert asked == []
+    tap._otel_inner.stream_observer = "theirs"
+    assert tap.stream_observer == "theirs"
+    assert (tap.closed, asked) == (0, ["closed"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from otel_tokens.guard.store.account import Account
 from otel_tokens.guard.store.base import Balance, Change, Slot
@@ -45,17 +46,6 @@ class Accounts:
         account.age(now)
         return account.balance(now)
 
-    def running(self, now: int, budget: str | None, unit: str | None, scope: str | None) -> list[Account]:
-        """The accounts whose window isn't over, narrowed by what is not None."""
-        return [
-            account
-            for account in self.known.values()
-            if account.until > now
-            and (budget is None or account.slot.budget == budget)
-            and (unit is None or account.slot.unit == unit)
-            and (scope is None or account.slot.scope == scope)
-        ]
-
     def change(self, budget: str, op: Change, unit: str | None, scope: str | None, *, amount: int, now: int) -> int:
         """Change what runs, and for `set` and `unset` without scope what is to come. Returns how many."""
         wide = int(scope is None and op in {"set", "unset"})
@@ -64,8 +54,22 @@ class Accounts:
                 self._wide[budget, unit] = amount
             else:
                 self._wide.pop((budget, unit), None)
-        accounts = self.running(now, budget, unit, scope)
+        accounts = running(self.known.values(), now, budget, unit, scope)
         for account in accounts:
             account.apply(op, amount, now, own=scope is not None)
             account.relimit(self._wide.get((budget, account.slot.unit)))
         return wide + len(accounts)
+
+
+def running(
+    accounts: Iterable[Account], now: int, budget: str | None, unit: str | None, scope: str | None
+) -> list[Account]:
+    """The accounts whose window isn't over, narrowed by what is not None."""
+    return [
+        account
+        for account in accounts
+        if account.until > now
+        and (budget is None or account.slot.budget == budget)
+        and (unit is None or account.slot.unit == unit)
+        and (scope is None or account.slot.scope == scope)
+    ]
