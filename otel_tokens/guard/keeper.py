@@ -142,14 +142,14 @@ class Keeper:
         return None
 
     def _settle(self, job: Job) -> bool:
-        """Settle, or put the job back in front; settling twice does no harm."""
+        """Settle, or queue the job again, behind those that may fare better; settling twice does no harm."""
         key, slots, amounts, booked = job
         try:
             bookings = self._store.settle(key, slots, amounts)
         except StoreError as error:
             logger.debug("settlement postponed: %s", error)
             with self._condition:
-                self._jobs.appendleft(job)
+                self._jobs.append(job)
             return False
         except Exception as error:
             safely("guard.settle", _raise, error)

@@ -77,6 +77,27 @@ def test_a_dead_store_gets_its_settlements_later(kit: Any) -> None:
     assert used(guard) == (500, 0)
 
 
+def test_a_settlement_that_always_fails_does_not_hold_up_the_others(kit: Any) -> None:
+    store = Far()
+    guard = kit.guard(Budget("b", tokens=10_000, per="tenant"), store=store)
+    settle = store.settle
+    broken = "b|tokens|tenant=broken"
+
+    def settle_what_is_whole(key: str, slots: Any, amounts: Any) -> Any:
+        if any(slot.key == broken for slot in slots):
+            raise StoreError("this account is damaged")
+        return settle(key, slots, amounts)
+
+    store.settle = settle_what_is_whole  # type: ignore[method-assign]
+    kit.spend(guard, 50, 50, tenant="broken")
+    for _ in range(3):
+        kit.spend(guard, 50, 50, tenant="whole")
+    deadline = time.monotonic() + 10
+    while {row.scope: row.used for row in guard.status()}["tenant=whole"] != 300:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_full_queue_merges_and_loses_nothing(kit: Any) -> None:
     store = Far()
     guard = kit.guard(Budget("b", tokens=100_000), store=store, queue=5, lease_seconds=0.5)
