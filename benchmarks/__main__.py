@@ -16,6 +16,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,40 @@ def parsed(sdk: str) -> list[Any]:
     return list(request(sdk, made, stream=True))
 
 
+def peers(sdk: str) -> dict[str, Any]:
+    """Other instrumentations of the SDK that are installed, by distribution; they get the same providers."""
+    found: dict[str, Any] = {}
+    for entry in entry_points(group="opentelemetry_instrumentor", name=sdk):
+
+        @contextmanager
+        def peer(entry: EntryPoint = entry) -> Any:
+            tracers, meters = providers()
+            instrumentor = entry.load()()
+            instrumentor.instrument(tracer_provider=tracers, meter_provider=meters, skip_dep_check=True)
+            try:
+                yield
+            finally:
+                instrumentor.uninstrument()
+                meters.shutdown()
+
+        found[entry.dist.name if entry.dist is not None else entry.value] = peer
+    return found
+
+
+def against_peers(sdk: str, *, asynchronous: bool) -> None:
+    """Print what the installed peers cost beside us, in one run of their own."""
+    found = peers(sdk)
+    if not found:
+        return
+    took = measure(
+        work(sdk, stream=False, asynchronous=asynchronous),
+        {"bare": bare, "floor": floor, "metered": metered, **found},
+        CALLS,
+    )
+    for name in ("metered", *found):
+        print(f"{'':<26}{name:<44}{took[name]:>9.1f} ({took[name] / took['floor']:>4.2f} x)", flush=True)
+
+
 def request(sdk: str, made: Any, *, stream: bool) -> Any:
     """One call of a client."""
     if sdk == "openai":
@@ -245,6 +280,7 @@ def main() -> int:
                     print(f"{label:<26}{took['bare']:>9.0f}{took['floor']:>10.1f}{cells}", flush=True)
                 added = chunk(sdk, asynchronous=asynchronous)
                 print(f"{'':<26}a chunk without usage adds {added:.2f} us (target 0.3)", flush=True)
+                against_peers(sdk, asynchronous=asynchronous)
         print(f"memory kept per call: {memory(2000 if quick else 20_000):.1f} bytes (target 0)")
     guard.main()
     return 0
