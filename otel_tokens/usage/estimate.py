@@ -49,10 +49,9 @@ class _Most:
     hidden: int = 0
 
     def learn(self, shown: int, text: int, tokens: int) -> None:
-        if tokens > shown:
-            self.hidden = max(self.hidden, tokens - shown)
-        elif tokens >= SMALL and text > 0:
-            # Fades like the ratio, but only downwards: a worse text counts at once.
+        # Fades like the ratio, but only downwards: a worse request counts at once.
+        self.hidden = max(round(self.hidden * 0.98), tokens - shown, 0)
+        if tokens <= shown and tokens >= SMALL and text > 0:
             seen = min(1.0, MARGIN * tokens / text)
             self.share = seen if self.share == 1.0 else max(seen, self.share * 0.98)
 

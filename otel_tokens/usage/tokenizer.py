@@ -6,7 +6,6 @@ loaded by the application or in tiktoken's cache. It is loaded in the background
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import tempfile
@@ -17,8 +16,12 @@ from typing import Any
 
 from otel_tokens.safely import safely
 
-SOURCE = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
-"""Where tiktoken has its vocabularies from; its cache names files by the SHA-1 of this."""
+CACHED_AS = {
+    "o200k_base": "fb374d419588a4632f3f557e76b4b70aebbca790",
+    "o200k_harmony": "fb374d419588a4632f3f557e76b4b70aebbca790",
+    "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
+}
+"""The file in tiktoken's cache that an encoding is read from: the SHA-1 of its address."""
 MAX_CHARS = 32_000
 """Longer texts would hold the caller up for milliseconds: they are for the length to judge."""
 MAX_MODELS = 2000
@@ -68,5 +71,5 @@ def _cached(name: str) -> bool:
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
     if folder is None:
         folder = str(Path(tempfile.gettempdir()) / "data-gym-cache")
-    key = hashlib.sha1(SOURCE.format(name).encode(), usedforsecurity=False).hexdigest()
-    return folder != "" and (Path(folder) / key).is_file()
+    file = CACHED_AS.get(name)
+    return bool(file) and folder != "" and (Path(folder) / file).is_file()
