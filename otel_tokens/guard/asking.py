@@ -57,7 +57,7 @@ class Asking:
     def __init__(self, room: Room, call: Call, sizes: CallSizes) -> None:
         self.room = room
         self.call = call
-        self.sizes = sizes
+        self.sizes = self.asked_sizes = sizes
         self.model = call.model
         self.bound: int | None = None
         self.gas = current_gas()
@@ -95,6 +95,7 @@ class Asking:
             now = room.store.now()
             home = room.index.plan(self.call, self.call.model, now)
             self.model = yield from steering.model(home, now)
+            self.sizes = self.asked_sizes if self.model == self.call.model else self.asked_sizes.for_model(self.model)
             if (yield from self.waiting.before(steering.pausing())):
                 break
         yield from steering.slow_down()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from otel_tokens.usage.read import dig, first
 from otel_tokens.usage.size import measure
@@ -15,10 +17,10 @@ SMALLEST_CACHED = 1024
 """Shorter prompts are not cached unless the request marks what is to be (OpenAI's guide on prompt caching)."""
 
 
-def sizes(active: ActiveCall) -> CallSizes:
+def sizes(active: ActiveCall, model: str | None = None) -> CallSizes:
     """How large the call may become. Keeps the measure on the call, for its report to be compared with."""
     body, call, endpoint = active.body or {}, active.call, active.endpoint
-    size = active.size = measure(endpoint, body, call.model)
+    size = active.size = measure(endpoint, body, model or call.model)
     history = first(body, endpoint.history)
     if isinstance(history, str):
         size.hosted = True  # what the provider puts before this request's own input
@@ -37,7 +39,16 @@ def sizes(active: ActiveCall) -> CallSizes:
         cache_write=cache_write,
         web_searches=size.searches,
         audio=size.audio,
+        again=partial(_again, ref(active)),
     )
+
+
+def _again(held: ref[ActiveCall], model: str) -> CallSizes:
+    # Not the call itself: it holds its lease, and a circle would keep a dropped stream's call alive.
+    active = held()
+    if active is None:
+        raise ReferenceError("the call is over")
+    return sizes(active, model)
 
 
 def remember(active: ActiveCall, tokens: int) -> None:

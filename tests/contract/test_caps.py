@@ -285,3 +285,21 @@ def test_english_uses_nearly_all_of_a_cap(make_server: Any) -> None:
             client.chat.completions.create(model="gpt-4o", max_completion_tokens=20, messages=messages)
     one = records[0].cost.total or Decimal(0)
     assert cap - 2 * one < sum(record.cost.total or 0 for record in records) <= cap
+
+
+def test_a_cheaper_model_may_count_dearer(make_server: Any) -> None:
+    """gpt-4o-mini bills an image with 33 times the tokens of gpt-4o."""
+
+    def answer(asked: Request) -> Reply:
+        given = 25_501 if asked["model"] == "gpt-4o-mini" else 765
+        return Reply(body=openai_wire.chat_completion(asked["model"], chat_usage(given), "Aye."))
+
+    records = instrument(
+        Budget("cap", tokens=190_000, ladder=["gpt-4o", "gpt-4o-mini"], thresholds={"10%": "downgrade"})
+    )
+    messages = user([{"type": "text", "text": "?"}, PICTURE])
+    with openai_client(make_server(answer).url) as client, pytest.raises(BudgetExceededError):
+        for _ in range(1000):
+            client.chat.completions.create(model="gpt-4o", max_completion_tokens=20, messages=messages)
+    assert len(records) > 3
+    assert sum(record.usage.input + record.usage.output for record in records) <= 25_000
