@@ -294,9 +294,8 @@ def test_a_cheaper_model_may_count_dearer(make_server: Any) -> None:
         given = 25_501 if asked["model"] == "gpt-4o-mini" else 765
         return Reply(body=openai_wire.chat_completion(asked["model"], chat_usage(given), "Aye."))
 
-    records = instrument(
-        Budget("cap", tokens=190_000, ladder=["gpt-4o", "gpt-4o-mini"], thresholds={"10%": "downgrade"})
-    )
+    ladder = ["gpt-4o", "gpt-4o-mini"]
+    records = instrument(Budget("cap", tokens=25_000, ladder=ladder, thresholds={"10%": "downgrade"}))
     messages = user([{"type": "text", "text": "?"}, PICTURE])
     with openai_client(make_server(answer).url) as client, pytest.raises(BudgetExceededError):
         for _ in range(1000):
