@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from otel_tokens.usage.read import dig, first
+from otel_tokens.usage.read import dig, dig_all, first
 from otel_tokens.usage.size import measure
 from otel_tokens.values import CallSizes
 
@@ -30,17 +31,28 @@ def sizes(active: ActiveCall, model: str | None = None) -> CallSizes:
     cache_write = size.cache
     if cache_write is None and upper >= SMALLEST_CACHED:
         cache_write = endpoint.cache_write
+    # A compaction reads all that is there and writes a summary, before the call itself does.
+    passes = 2 if _compacts(body) else 1
     return CallSizes(
         input_tokens_estimate=expected,
-        input_upper=upper,
+        input_upper=upper * passes,
         output_bound=call.max_output,
         thinking=thinking,
-        choices=call.choices,
+        choices=call.choices * passes,
         cache_write=cache_write,
         web_searches=size.searches,
         audio=size.audio,
         again=partial(_again, ref(active)),
     )
+
+
+def _compacts(body: Mapping[str, Any]) -> bool:
+    """Whether the provider may shorten the conversation within the call (Anthropic's edits, OpenAI's list)."""
+    asked = body.get("context_management")
+    if asked is None:
+        return False
+    kinds = [*dig_all(asked, "edits.*.type"), *dig_all(asked, "*.type")]
+    return any(str(kind).startswith("compact") for kind in kinds)
 
 
 def _again(held: ref[ActiveCall], model: str) -> CallSizes:

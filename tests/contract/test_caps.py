@@ -214,6 +214,20 @@ CLAUDES: dict[str, tuple[Usage, Usage]] = {
         {"messages": user([{"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}] * 5)},
         {"input_tokens": 5 * 1600},
     ),
+    "a compaction on the way": (
+        {
+            "messages": user(TEXT),
+            "extra_body": {"context_management": {"edits": [{"type": "compact_20260112"}]}},
+        },
+        {
+            "input_tokens": 1800,
+            "output_tokens": 90,
+            "iterations": [
+                {"type": "compaction", "input_tokens": 7000, "output_tokens": 100},
+                {"type": "message", "input_tokens": 1800, "output_tokens": 90},
+            ],
+        },
+    ),
     "thinking": (
         {
             "messages": user("a"),
