@@ -66,9 +66,10 @@ class Estimator:
         self._lock = threading.Lock()
         self._calls: dict[str, int] = {}
 
-    def calibrated(self, model: str, direction: str = "input") -> bool:
-        """Whether a provider has reported on this model ("input" or "output")."""
-        return (model, direction) in self._ratios
+    def after_fork(self) -> None:
+        """In a child: a thread that held the lock is not here to let go."""
+        self._lock = threading.Lock()
+        self.tokenizer.after_fork()
 
     def wants(self, model: str) -> bool:
         """Whether to measure this call's texts: the first `EAGER` calls of a model, then one in `SAMPLE`."""

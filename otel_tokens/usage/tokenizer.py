@@ -6,6 +6,7 @@ loaded by the application or in tiktoken's cache. It is loaded in the background
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import tempfile
@@ -33,7 +34,6 @@ class Tokenizer:
 
     def __init__(self) -> None:
         self._encodings: dict[str, Any] = {}
-        self._lock = threading.Lock()
         self._installed: bool | None = None
 
     def count(self, model: str, texts: Iterable[str]) -> int | None:
@@ -49,11 +49,17 @@ class Tokenizer:
         return safely("tiktoken", lambda: sum(len(encoding.encode_ordinary(text)) for text in texts))
 
     def _want(self, model: str) -> None:
-        with self._lock:
-            if self._installed is None:
-                self._installed = importlib.util.find_spec("tiktoken") is not None
-            if self._installed:
-                threading.Thread(target=safely, args=("tiktoken", self._load, model), name=THREAD, daemon=True).start()
+        if self._installed is None:
+            self._installed = importlib.util.find_spec("tiktoken") is not None
+        if self._installed:
+            safely(
+                "tiktoken",
+                threading.Thread(target=safely, args=("tiktoken", self._load, model), name=THREAD, daemon=True).start,
+            )
+
+    def after_fork(self) -> None:
+        """In a child: what the parent's threads were loading is still to be loaded."""
+        self._encodings = {model: encoding for model, encoding in self._encodings.items() if encoding is not None}
 
     def _load(self, model: str) -> None:
         # By name: it is the application's, if it is there at all.
