@@ -52,10 +52,9 @@ class Tokenizer:
         if self._installed is None:
             self._installed = importlib.util.find_spec("tiktoken") is not None
         if self._installed:
-            safely(
-                "tiktoken",
-                threading.Thread(target=safely, args=("tiktoken", self._load, model), name=THREAD, daemon=True).start,
-            )
+            thread = threading.Thread(target=safely, args=("tiktoken", self._load, model), name=THREAD, daemon=True)
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+                thread.start()
 
     def after_fork(self) -> None:
         """In a child: what the parent's threads were loading is still to be loaded."""
