@@ -7,7 +7,7 @@ orthogonal split of the same totals. Only pricing subtracts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from types import MappingProxyType
@@ -235,7 +235,7 @@ class CallSizes:
     own limit per choice (None: unlimited), `thinking` a thinking budget, `choices` how many answers it asks for.
     `cache_write` is the field of `Usage` that its input may be written to a cache as ("cache_write_1h"), None if the
     request asks for no caching: such input costs more. `web_searches`: how many the provider may run. `audio`: input
-    and output may be sound, which costs more.
+    and output may be sound, which costs more. `again` measures for another model, which may count tokens differently.
     """
 
     input_tokens_estimate: int
@@ -246,3 +246,8 @@ class CallSizes:
     cache_write: str | None = None
     web_searches: int = 0
     audio: bool = False
+    again: Callable[[str], CallSizes] | None = field(default=None, repr=False, compare=False)
+
+    def for_model(self, model: str) -> CallSizes:
+        """The sizes of the same request sent to `model`."""
+        return self if self.again is None else self.again(model)

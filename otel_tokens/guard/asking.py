@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard import units
-from otel_tokens.guard.clamping import Clamping
 from otel_tokens.guard.drive import Story
 from otel_tokens.guard.gas import current_critical, current_gas
-from otel_tokens.guard.granting import granted, unpriced, without_store
+from otel_tokens.guard.index import Plan
 from otel_tokens.guard.lease import ActiveLease
+from otel_tokens.guard.leasing import granted, unpriced, without_store
 from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import UnpricedError
-from otel_tokens.guard.plan import Plan
 from otel_tokens.guard.refusal import Spot
 from otel_tokens.guard.room import Room
-from otel_tokens.guard.steering import Steering
+from otel_tokens.guard.steering import Steering, Waiting
 from otel_tokens.guard.store.base import Admission, StoreError
-from otel_tokens.guard.waiting import Waiting
 from otel_tokens.values import Call, CallSizes
 
 _ROUNDS = 16
@@ -59,7 +57,7 @@ class Asking:
     def __init__(self, room: Room, call: Call, sizes: CallSizes) -> None:
         self.room = room
         self.call = call
-        self.sizes = sizes
+        self.sizes = self.asked_sizes = sizes
         self.model = call.model
         self.bound: int | None = None
         self.gas = current_gas()
@@ -97,6 +95,7 @@ class Asking:
             now = room.store.now()
             home = room.index.plan(self.call, self.call.model, now)
             self.model = yield from steering.model(home, now)
+            self.sizes = self.asked_sizes if self.model == self.call.model else self.asked_sizes.for_model(self.model)
             if (yield from self.waiting.before(steering.pausing())):
                 break
         yield from steering.slow_down()
@@ -218,7 +217,7 @@ class Asking:
         if not self.may_shorten(may=may):
             return False
         room = self.room
-        bound = Clamping(room.meter, self.plan, self.call, self.model, self.sizes).bound(free)
+        bound = room.meter.longest(self.plan, self.call, self.model, self.sizes, free)
         if bound is None or bound < self.least() or (self.bound is not None and bound >= self.bound):
             return False
         self.bound = bound

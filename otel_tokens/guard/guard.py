@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from otel_tokens.errors import BudgetExceededError, ConfigError
-from otel_tokens.guard import closing, counting, manage, units
+from otel_tokens.guard import counting, leasing, manage, units
 from otel_tokens.guard.actions import Actions, Later
 from otel_tokens.guard.asking import admission
 from otel_tokens.guard.budget import Budget
@@ -112,12 +112,12 @@ class Guard:
         """Replace the reservation by what the call did cost. Idempotent; never waits for a network."""
         if not isinstance(lease, ActiveLease):
             return
-        closing.close(self._room, lease, self._record(lease, record) if isinstance(record, Usage) else record)
+        leasing.close(self._room, lease, self._record(lease, record) if isinstance(record, Usage) else record)
 
     def release(self, lease: Lease | None) -> None:
         """Give the reservation back: nothing was billed. Idempotent."""
         if isinstance(lease, ActiveLease):
-            closing.release(self._room, lease)
+            leasing.release(self._room, lease)
 
     def _record(self, lease: ActiveLease, usage: Usage) -> Record:
         call = lease.call

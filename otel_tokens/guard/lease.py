@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from otel_tokens.guard.gas import Gas
-from otel_tokens.guard.plan import Plan
+from otel_tokens.guard.index import Plan
 from otel_tokens.values import Call, CallSizes, Lease
 
 

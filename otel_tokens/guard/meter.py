@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, replace
 
+from otel_tokens.guard import units
+from otel_tokens.guard.index import Plan
 from otel_tokens.guard.learned import Learned, Terms
 from otel_tokens.guard.lease import ActiveLease
+from otel_tokens.guard.line import Line
 from otel_tokens.guard.options import Estimate, GuardOptions, Price
-from otel_tokens.guard.plan import Plan
-from otel_tokens.guard.sized import sized
 from otel_tokens.guard.units import nano
 from otel_tokens.values import FREE, Call, CallSizes, Cost, Record, Usage
 
@@ -16,6 +18,25 @@ FALLBACK_OUTPUT = 8192
 """Output tokens reserved for an unbounded call of a model of which nothing is known."""
 _FALLBACK_LIKELY = 1024
 _FALLBACK_SECONDS = 1.0
+_ATTEMPTS = 6
+
+
+_DEFAULTS = {f.name: f.default for f in fields(Usage) if f.default is not MISSING}
+
+
+class SizedUsage(Usage):
+    """A `Usage` whose fields stand in the class, except those that differ. One is made for every call."""
+
+
+for _name, _default in {**_DEFAULTS, "origin": "estimated"}.items():
+    setattr(SizedUsage, _name, _default)
+
+
+def sized(given: int, output: int, **more: int) -> Usage:
+    """The estimated usage of `given` input and `output` tokens."""
+    usage = object.__new__(SizedUsage)
+    usage.__dict__.update(input=given, output=output, **more)
+    return usage
 
 
 class UnpricedError(Exception):
@@ -143,6 +164,44 @@ class Meter:
     def known(self, call: Call, model: str) -> bool:
         """Whether `model` has a price with the call's provider."""
         return self.price(call.provider, model, sized(1, 1), at=call.started, tier=None).total is not None
+
+    # ---- a shorter answer -------------------------------------------------------------------------------------
+    def longest(
+        self, plan: Plan, call: Call, model: str, sizes: CallSizes, free: Sequence[tuple[Line, int]]
+    ) -> int | None:
+        """The largest bound on output tokens per choice with which the call fits `free` (line, smallest units left).
+
+        None if none does: the input alone is too much, or what is left is no tokens and no money.
+        """
+        output = self.output_upper(call, model, sizes, None)
+
+        def room(line: Line, left: int) -> int | None:
+            """The output tokens that `left` pays for; None if no shorter answer helps."""
+            if line.unit == units.OUTPUT_TOKENS:
+                return left
+            if line.unit == units.TOKENS:
+                return left - sizes.input_upper
+            if line.unit != units.USD:
+                return None
+            empty, full = (self.upper_money(plan, call, model, sizes, size) for size in (0, output))
+            if empty > left:
+                return None
+            return output if full <= empty else (left - empty) * output // (full - empty)
+
+        rooms = [room(line, left) for line, left in free]
+        known = [tokens for tokens in rooms if tokens is not None]
+        if output <= 0 or not known or len(known) < len(rooms):
+            return None
+        bound = min(*known, output) // max(1, sizes.choices)
+        for _ in range(_ATTEMPTS):
+            # Prices need not be straight lines (a dearer tier from some size on): try, and shrink until it fits.
+            if bound <= sizes.thinking:
+                return None
+            values = self.amounts(plan, call, model, sizes, bound=bound)
+            if all(values[line.measure] <= left for line, left in free):
+                return bound
+            bound = bound * 49 // 50
+        return None
 
     # ---- after ------------------------------------------------------------------------------------------------
     def actual(self, plan: Plan, model: str, record: Record, reserved: dict[str, int]) -> dict[str, int]:

@@ -11,13 +11,12 @@ from typing import Any
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard.actions import Actions, Later
 from otel_tokens.guard.events import Decisions, Event, Kind, about
-from otel_tokens.guard.index import Index
+from otel_tokens.guard.index import Index, Plan
 from otel_tokens.guard.keeper import Keeper
 from otel_tokens.guard.learned import Learned
 from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import Meter
 from otel_tokens.guard.options import GuardOptions
-from otel_tokens.guard.plan import Plan
 from otel_tokens.guard.refusal import Spot, refused
 from otel_tokens.guard.store.base import Balance, Booking, Slot, Store, StoreError
 from otel_tokens.guard.threshold import STEERING, Threshold

@@ -135,3 +135,4 @@ class Engine:
             active.ended = True
         self.parked.clear()
         self.streams.clear()
+        self.estimator.after_fork()

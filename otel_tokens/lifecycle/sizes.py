@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
-from otel_tokens.usage.read import dig, first
+from otel_tokens.usage.read import dig, dig_all, first
 from otel_tokens.usage.size import measure
 from otel_tokens.values import CallSizes
 
@@ -15,10 +18,10 @@ SMALLEST_CACHED = 1024
 """Shorter prompts are not cached unless the request marks what is to be (OpenAI's guide on prompt caching)."""
 
 
-def sizes(active: ActiveCall) -> CallSizes:
+def sizes(active: ActiveCall, model: str | None = None) -> CallSizes:
     """How large the call may become. Keeps the measure on the call, for its report to be compared with."""
     body, call, endpoint = active.body or {}, active.call, active.endpoint
-    size = active.size = measure(endpoint, body, call.model)
+    size = active.size = measure(endpoint, body, model or call.model)
     history = first(body, endpoint.history)
     if isinstance(history, str):
         size.hosted = True  # what the provider puts before this request's own input
@@ -28,16 +31,36 @@ def sizes(active: ActiveCall) -> CallSizes:
     cache_write = size.cache
     if cache_write is None and upper >= SMALLEST_CACHED:
         cache_write = endpoint.cache_write
+    # A compaction reads all that is there and writes a summary, before the call itself does.
+    passes = 2 if _compacts(body) else 1
     return CallSizes(
         input_tokens_estimate=expected,
-        input_upper=upper,
+        input_upper=upper * passes,
         output_bound=call.max_output,
         thinking=thinking,
-        choices=call.choices,
+        choices=call.choices * passes,
         cache_write=cache_write,
         web_searches=size.searches,
         audio=size.audio,
+        again=partial(_again, ref(active)),
     )
+
+
+def _compacts(body: Mapping[str, Any]) -> bool:
+    """Whether the provider may shorten the conversation within the call (Anthropic's edits, OpenAI's list)."""
+    asked = body.get("context_management")
+    if asked is None:
+        return False
+    kinds = [*dig_all(asked, "edits.*.type"), *dig_all(asked, "*.type")]
+    return any(str(kind).startswith("compact") for kind in kinds)
+
+
+def _again(held: ref[ActiveCall], model: str) -> CallSizes:
+    # Not the call itself: it holds its lease, and a circle would keep a dropped stream's call alive.
+    active = held()
+    if active is None:
+        raise ReferenceError("the call is over")
+    return sizes(active, model)
 
 
 def remember(active: ActiveCall, tokens: int) -> None:

@@ -49,10 +49,9 @@ class _Most:
     hidden: int = 0
 
     def learn(self, shown: int, text: int, tokens: int) -> None:
-        if tokens > shown:
-            self.hidden = max(self.hidden, tokens - shown)
-        elif tokens >= SMALL and text > 0:
-            # Fades like the ratio, but only downwards: a worse text counts at once.
+        # Fades like the ratio, but only downwards: a worse request counts at once.
+        self.hidden = max(round(self.hidden * 0.98), tokens - shown, 0)
+        if tokens <= shown and tokens >= SMALL and text > 0:
             seen = min(1.0, MARGIN * tokens / text)
             self.share = seen if self.share == 1.0 else max(seen, self.share * 0.98)
 
@@ -67,9 +66,10 @@ class Estimator:
         self._lock = threading.Lock()
         self._calls: dict[str, int] = {}
 
-    def calibrated(self, model: str, direction: str = "input") -> bool:
-        """Whether a provider has reported on this model ("input" or "output")."""
-        return (model, direction) in self._ratios
+    def after_fork(self) -> None:
+        """In a child: a thread that held the lock is not here to let go."""
+        self._lock = threading.Lock()
+        self.tokenizer.after_fork()
 
     def wants(self, model: str) -> bool:
         """Whether to measure this call's texts: the first `EAGER` calls of a model, then one in `SAMPLE`."""

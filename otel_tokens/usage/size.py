@@ -44,7 +44,8 @@ _ENTRY, _ITEM = 3, 2
 @dataclass(slots=True)
 class Size:
     """What was found in a request. `structure` and `extra` (images, files, sounds, what the provider remembers) are
-    tokens; `hosted` says that the provider adds more by itself: tools that run there, a conversation kept there.
+    tokens; `hosted` says that the provider adds more than can be seen: tools that run there, a conversation kept
+    there, the pages of a file.
     `cache` is the field of `Usage` that the dearest marked cache write goes to. `texts` are counted as `chars`,
     `names` (keys, types, roles) are not. Nothing is copied.
     """
@@ -164,6 +165,7 @@ def _file(found: Mapping[str, Any], size: Size) -> None:
         _walk(dig(source, "content"), size, 0)
         _walk([found.get("title"), found.get("context")], size, 0)
         return
+    size.hosted = True  # how many pages it has, the report will tell
     data = dig(source, "data") or found.get("file_data") or dig(found, "file.file_data")
     size.extra += FILE_TOKENS + (len(data) // 4 if isinstance(data, str) else 0)
 

@@ -6,7 +6,7 @@ loaded by the application or in tiktoken's cache. It is loaded in the background
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import importlib.util
 import os
 import tempfile
@@ -17,8 +17,12 @@ from typing import Any
 
 from otel_tokens.safely import safely
 
-SOURCE = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
-"""Where tiktoken has its vocabularies from; its cache names files by the SHA-1 of this."""
+CACHED_AS = {
+    "o200k_base": "fb374d419588a4632f3f557e76b4b70aebbca790",
+    "o200k_harmony": "fb374d419588a4632f3f557e76b4b70aebbca790",
+    "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
+}
+"""The file in tiktoken's cache that an encoding is read from: the SHA-1 of its address."""
 MAX_CHARS = 32_000
 """Longer texts would hold the caller up for milliseconds: they are for the length to judge."""
 MAX_MODELS = 2000
@@ -30,7 +34,6 @@ class Tokenizer:
 
     def __init__(self) -> None:
         self._encodings: dict[str, Any] = {}
-        self._lock = threading.Lock()
         self._installed: bool | None = None
 
     def count(self, model: str, texts: Iterable[str]) -> int | None:
@@ -46,11 +49,16 @@ class Tokenizer:
         return safely("tiktoken", lambda: sum(len(encoding.encode_ordinary(text)) for text in texts))
 
     def _want(self, model: str) -> None:
-        with self._lock:
-            if self._installed is None:
-                self._installed = importlib.util.find_spec("tiktoken") is not None
-            if self._installed:
-                threading.Thread(target=safely, args=("tiktoken", self._load, model), name=THREAD, daemon=True).start()
+        if self._installed is None:
+            self._installed = importlib.util.find_spec("tiktoken") is not None
+        if self._installed:
+            thread = threading.Thread(target=safely, args=("tiktoken", self._load, model), name=THREAD, daemon=True)
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+                thread.start()
+
+    def after_fork(self) -> None:
+        """In a child: what the parent's threads were loading is still to be loaded."""
+        self._encodings = {model: encoding for model, encoding in self._encodings.items() if encoding is not None}
 
     def _load(self, model: str) -> None:
         # By name: it is the application's, if it is there at all.
@@ -68,5 +76,5 @@ def _cached(name: str) -> bool:
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
     if folder is None:
         folder = str(Path(tempfile.gettempdir()) / "data-gym-cache")
-    key = hashlib.sha1(SOURCE.format(name).encode(), usedforsecurity=False).hexdigest()
-    return folder != "" and (Path(folder) / key).is_file()
+    file = CACHED_AS.get(name)
+    return bool(file) and folder != "" and (Path(folder) / file).is_file()

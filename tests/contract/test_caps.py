@@ -214,6 +214,20 @@ CLAUDES: dict[str, tuple[Usage, Usage]] = {
         {"messages": user([{"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}] * 5)},
         {"input_tokens": 5 * 1600},
     ),
+    "a compaction on the way": (
+        {
+            "messages": user(TEXT),
+            "extra_body": {"context_management": {"edits": [{"type": "compact_20260112"}]}},
+        },
+        {
+            "input_tokens": 1800,
+            "output_tokens": 90,
+            "iterations": [
+                {"type": "compaction", "input_tokens": 7000, "output_tokens": 100},
+                {"type": "message", "input_tokens": 1800, "output_tokens": 90},
+            ],
+        },
+    ),
     "thinking": (
         {
             "messages": user("a"),
@@ -248,3 +262,57 @@ def test_terms_the_caller_did_not_ask_for_are_expected_once_seen(make_server: An
 
     with openai_client(make_server(answer).url) as client:
         exhaust(lambda: client.chat.completions.create(model="gpt-4o", max_completion_tokens=100, messages=user(TEXT)))
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_per_token"),
+    [("人工智能正在改变世界。", 2.5), ("1 2 3 4 5 6 7 8 9 ", 1.0), ("def f(x):\n    return x\n", 3.0)],
+    ids=["chinese", "numbers", "code"],
+)
+def test_after_english_comes_something_denser(make_server: Any, text: str, bytes_per_token: float) -> None:
+    english = "The quick brown fox jumps over the lazy dog. " * 200
+
+    def answer(asked: Request) -> Reply:
+        per_token = 4.5 if said(asked) == english else bytes_per_token
+        usage = chat_usage(int(len(said(asked).encode()) / per_token))
+        return Reply(body=openai_wire.chat_completion(asked["model"], usage, "Aye."))
+
+    cap = Decimal("0.101")
+    records = instrument(Budget("cap", usd=cap))
+    with openai_client(make_server(answer).url) as client, pytest.raises(BudgetExceededError):
+        for turn in range(1000):
+            messages = user(english if turn < 3 else text * 500)
+            client.chat.completions.create(model="gpt-4o", max_completion_tokens=20, messages=messages)
+    assert sum(record.cost.total or 0 for record in records) <= cap
+
+
+def test_english_uses_nearly_all_of_a_cap(make_server: Any) -> None:
+    def answer(asked: Request) -> Reply:
+        usage = chat_usage(int(len(said(asked)) / 4.5), 20)
+        return Reply(body=openai_wire.chat_completion(asked["model"], usage, "Aye."))
+
+    cap = Decimal("0.101")
+    records = instrument(Budget("cap", usd=cap))
+    messages = user("The quick brown fox jumps over the lazy dog. " * 200)
+    with openai_client(make_server(answer).url) as client, pytest.raises(BudgetExceededError):
+        for _ in range(1000):
+            client.chat.completions.create(model="gpt-4o", max_completion_tokens=20, messages=messages)
+    one = records[0].cost.total or Decimal(0)
+    assert cap - 2 * one < sum(record.cost.total or 0 for record in records) <= cap
+
+
+def test_a_cheaper_model_may_count_dearer(make_server: Any) -> None:
+    """gpt-4o-mini bills an image with 33 times the tokens of gpt-4o."""
+
+    def answer(asked: Request) -> Reply:
+        given = 25_501 if asked["model"] == "gpt-4o-mini" else 765
+        return Reply(body=openai_wire.chat_completion(asked["model"], chat_usage(given), "Aye."))
+
+    ladder = ["gpt-4o", "gpt-4o-mini"]
+    records = instrument(Budget("cap", tokens=25_000, ladder=ladder, thresholds={"10%": "downgrade"}))
+    messages = user([{"type": "text", "text": "?"}, PICTURE])
+    with openai_client(make_server(answer).url) as client, pytest.raises(BudgetExceededError):
+        for _ in range(1000):
+            client.chat.completions.create(model="gpt-4o", max_completion_tokens=20, messages=messages)
+    assert len(records) > 3
+    assert sum(record.usage.input + record.usage.output for record in records) <= 25_000

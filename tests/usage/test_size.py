@@ -137,3 +137,13 @@ def test_tiktoken_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: A
     wait_until(lambda: not any(thread.name == tokenizer.THREAD for thread in threading.enumerate()))
     assert counter.count("gpt-4o", ["hello"]) is None
     assert asked == []
+
+
+def test_a_forked_child_learns_though_a_thread_of_its_parent_was_learning() -> None:
+    estimator = Estimator()
+    size = measure(CHAT, user("hello"), "m")
+    assert estimator._lock.acquire()
+    estimator.after_fork()
+    estimator.learn_request(size, 3000)
+    estimator.learn("m", "output", 400, 100)
+    assert estimator.request(size)[1] >= 3000

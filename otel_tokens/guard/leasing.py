@@ -1,15 +1,20 @@
-"""What follows an answer of the store: the lease is completed, or the call is let through or refused without it."""
+"""How a lease begins and ends: completed by the answer of the store, charged with the cost of the call, given back."""
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Sequence
+
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard import units
+from otel_tokens.guard.events import Event
+from otel_tokens.guard.index import Plan
 from otel_tokens.guard.lease import ActiveLease
-from otel_tokens.guard.plan import Plan
 from otel_tokens.guard.refusal import Spot
 from otel_tokens.guard.room import Room
-from otel_tokens.guard.store.base import Admission, StoreError
-from otel_tokens.values import Call
+from otel_tokens.guard.store.base import Admission, Booking, StoreError
+from otel_tokens.values import Call, Record
 
 
 def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
@@ -80,3 +85,67 @@ def unpriced(room: Room, plan: Plan, call: Call) -> BudgetExceededError:
     why = f"no price is known for model {call.model!r} of {call.provider}, so its cost cannot be bounded; "
     room.tell("unpriced", line, slot, (0, 0, slot.limit), call=call, now=now, detail=why.rstrip("; "))
     return room.refuse(Spot(line, slot, (0, 0, slot.limit)), 0, call=call, now=now, why=why)
+
+
+def close(room: Room, lease: ActiveLease, record: Record) -> None:
+    """Charge a call. Only the first end of a lease counts. Never waits for a network."""
+    if lease.done:
+        return
+    lease.done = True
+    plan, key, store = lease.plan, lease.key, room.store
+    room.keeper.drop(key)
+    values = room.meter.actual(plan, lease.sent_model, record, lease.values)
+    if lease.gas is not None:
+        lease.gas.settle(lease.gas_tokens, values["tokens"])
+    amounts = [values[unit] for unit in plan.units]
+    if not amounts:
+        pass
+    elif store.direct:
+        try:
+            bookings = store.settle_at_once(key, plan.slots, amounts)
+        except StoreError:
+            room.keeper.settle(key, plan.slots, amounts, functools.partial(booked, room, lease))
+        else:
+            booked(room, lease, bookings)
+    else:
+        room.keeper.settle(key, plan.slots, amounts, functools.partial(booked, room, lease))
+    if record.usage.origin != "provider":
+        return
+    wrong = room.learned.learn(record, lease.sent_model, lease.sizes.input_tokens_estimate)
+    if wrong is not None:
+        call = lease.call
+        detail = f"{wrong:+.0%} tokens against the estimate"
+        room.actions.tell(
+            Event(
+                "estimate", provider=call.provider, model=lease.sent_model, ratio=wrong, detail=detail, at=time.time()
+            )
+        )
+
+
+def booked(room: Room, lease: ActiveLease, bookings: Sequence[Booking]) -> None:
+    """What follows from the balances after a settlement; for a store on the network on the guard's own thread."""
+    plan = lease.plan
+    if not bookings:
+        return
+    now = time.time()
+    room.burn.append((now, plan.slots, bookings))
+    for booking, share in zip(bookings, plan.first_shares, strict=True):
+        if booking[1] * 1000 >= booking[3] * share:
+            room.running_low = True
+            room.crossed(plan.lines, plan.slots, bookings, call=lease.call, now=int(now * 1000))
+            break
+    if plan.steered:
+        balances = [(after, reserved, limit) for _, after, reserved, limit in bookings]
+        room.note(plan.slots, plan.lines, balances, int(now * 1000))
+
+
+def release(room: Room, lease: ActiveLease) -> None:
+    """Nothing was billed: everything goes back."""
+    if lease.done:
+        return
+    lease.done = True
+    room.keeper.drop(lease.key)
+    if lease.gas is not None:
+        lease.gas.settle(lease.gas_tokens, 0)
+    if lease.plan.slots:
+        room.give_back(lease.key)
