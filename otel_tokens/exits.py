@@ -12,6 +12,7 @@ import functools
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -94,9 +95,40 @@ def _watch_multiprocessing(process: Any) -> None:
 
 def _child_begins(child: Any) -> None:
     """Daemonic children are ended by SIGTERM as a matter of course; the others keep the default."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if child.daemon and in_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+    if not child.daemon or threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminated)
+    if getattr(signal.getsignal(signal.SIGTERM), "__name__", "") == _terminated.__name__:  # that of a run, or ours
+        _mind_sigterm()
+
+
+def _mind_sigterm() -> None:
+    """Python runs a handler between two steps of its own: a signal in the instant before a blocking call waits for
+    the end of that call, and whoever joins the child would wait for ever. A thread says it again until it is heard."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    taken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    if taken != -1:  # the application's own, or that of its event loop
+        signal.set_wakeup_fd(taken)
+        os.close(reader)
+        os.close(writer)
+        return
+    os.register_at_fork(after_in_child=_leave_wakeup)  # or signals of the child's children would be taken for its own
+    threading.Thread(target=_repeat_sigterm, args=(reader,), name="otel-tokens-sigterm", daemon=True).start()
+
+
+def _repeat_sigterm(reader: int) -> None:
+    main, handler = threading.main_thread().ident or 0, signal.getsignal(signal.SIGTERM)
+    while signal.SIGTERM not in os.read(reader, 64):
+        continue
+    while signal.getsignal(signal.SIGTERM) is handler:  # it ignores the signal as soon as it runs
+        time.sleep(0.05)
+        signal.pthread_kill(main, signal.SIGTERM)
+
+
+def _leave_wakeup() -> None:
+    signal.set_wakeup_fd(-1)
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -95,12 +95,14 @@ def _flush(held: Runtime, timeout: float, *, theirs: bool = True) -> None:
 
 
 def _finish_queued(held: Runtime, timeout: float) -> None:
+    """The ledger first, as the process may be ended while we wait; and last, for what the queue had for it."""
     end = time.monotonic() + timeout
-    _worker.flush(timeout)
+    flush_ledger = held.ledger.flush if held.ledger is not None else lambda: None
+    safely("ledger.flush", flush_ledger)
+    _worker.flush(max(0.0, end - time.monotonic()))
     if held.guard is not None:
         safely("guard.flush", held.guard.flush, max(0.0, end - time.monotonic()))
-    if held.ledger is not None:
-        safely("ledger.flush", held.ledger.flush)
+    safely("ledger.flush", flush_ledger)
 
 
 def _end(*, theirs: bool = True) -> None:
@@ -109,6 +111,8 @@ def _end(*, theirs: bool = True) -> None:
     if held is not None:
         safely("open calls", held.engine.end_open)
         safely("flush at exit", _flush, held, held.settings.flush_timeout, theirs=theirs)
+        if theirs and held.ledger is not None:
+            safely("ledger.finish", held.ledger.finish)  # its own `atexit` is passed by as well
 
 
 def _close(held: Runtime) -> None:

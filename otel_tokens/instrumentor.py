@@ -20,17 +20,19 @@ class OtelTokensInstrumentor(BaseInstrumentor):
         """Nothing: an SDK is patched when, and if, it is imported."""
         return ()
 
-    def _instrument(self, **kwargs: Any) -> None:
-        # The launcher passes this one; who calls by hand gets ConfigError raised.
-        launched = bool(kwargs.pop("skip_dep_check", False))
+    def instrument(self, **kwargs: Any) -> None:
+        """As `otel_tokens.instrument()`. Under the launcher, a wrong setting is one line and nothing is metered."""
         try:
-            if not join_run(kwargs):
-                instrument(**kwargs)
+            super().instrument(**kwargs)  # pyright: ignore[reportUnknownMemberType]
         except ConfigError as error:
-            if not launched:
+            if not kwargs.get("skip_dep_check"):  # the launcher's mark
                 raise
             # The launcher would print a traceback and give up on all further instrumentors.
             logger.error("otel_tokens is off: %s", error)
+
+    def _instrument(self, **kwargs: Any) -> None:
+        if not join_run(kwargs):
+            instrument(**kwargs)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         uninstrument()

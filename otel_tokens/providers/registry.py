@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import lru_cache
 
 from otel_tokens.providers import anthropic, openai
@@ -15,10 +17,34 @@ ENTRY_POINT_GROUP = "otel_tokens.providers"
 @lru_cache(maxsize=1)
 def providers() -> tuple[Provider, ...]:
     """All known providers, built-in ones first. A foreign one that cannot be loaded is reported and left out."""
-    from importlib.metadata import entry_points  # loads email, zipfile …: not on `import otel_tokens`
+    if not _others_declared():
+        return BUILT_IN
+    from importlib.metadata import entry_points
 
     loaded = [safely(f"provider {point.name}", point.load) for point in entry_points(group=ENTRY_POINT_GROUP)]
     return BUILT_IN + tuple(item for item in loaded if isinstance(item, Provider))
+
+
+def _others_declared() -> bool:
+    """Whether an installed package names the group: seldom. importlib.metadata would load email, zipfile … to say so,
+    which takes longer than all else that `instrument()` does."""
+    group = ENTRY_POINT_GROUP.encode()
+    for folder in dict.fromkeys(sys.path):
+        try:
+            with os.scandir(folder or ".") as entries:
+                found = [entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info"))]
+        except NotADirectoryError:  # a zip file: only importlib.metadata can look into it
+            return True
+        except OSError:
+            continue
+        for place in found:
+            try:
+                with open(f"{place}/entry_points.txt", "rb") as file:  # noqa: PTH123 (pathlib takes longer to load)
+                    if group in file.read():
+                        return True
+            except OSError:  # most have none
+                continue
+    return False
 
 
 @lru_cache(maxsize=4096)

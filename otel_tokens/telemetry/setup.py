@@ -249,13 +249,3 @@ class _Plan:
         except ValueError:
             port = None
         return GRPC if port == GRPC_PORT else HTTP
-
-
-def install(providers: Providers) -> None:
-    """Make the providers the process's global ones, so that the application's own telemetry goes there as well."""
-    from opentelemetry import metrics, trace  # kept here: only this function touches global state
-
-    if providers.tracer_provider is not None:
-        trace.set_tracer_provider(providers.tracer_provider)
-    if providers.meter_provider is not None:
-        metrics.set_meter_provider(providers.meter_provider)

@@ -203,6 +203,7 @@ class Workshop:
             "NO_PROXY": "127.0.0.1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+        self.said = ""  # on standard error, by the last program: the reason, when something is missing
         self._running: list[subprocess.Popen[str]] = []
 
     def program(self, code: str, name: str = "app.py", preamble: str = PREAMBLE) -> str:
@@ -222,6 +223,7 @@ class Workshop:
         """A process, run to its end, which is to end with `code`."""
         process = self.start(*command, **options)
         out, err = process.communicate(timeout=WAIT)
+        self.said = err
         assert process.returncode == code, err
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
@@ -239,7 +241,7 @@ class Workshop:
         """The ledger is the truth: so many calls, each once, with their tokens and price."""
         found = self.records
         assert self.calls == calls
-        assert len(found) == calls
+        assert len(found) == calls, self.said
         assert len({record.id for record in found}) == calls
         assert {(r.usage.input, r.usage.output, r.usage.origin) for r in found} == {(INPUT, OUTPUT, "provider")}
         assert {record.cost.status for record in found} == {"priced"}

@@ -52,27 +52,27 @@ def test_fork(workshop: Any, launch: Any) -> None:
     assert sorted(workshop.collector.by_process(c.CALLS.name).values()) == [1, 2, 3, 4]
 
 
-def test_pools(workshop: Any, launch: Any) -> None:
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_pools(workshop: Any, launch: Any, method: str) -> None:
     """multiprocessing's children leave by os._exit (fork) or come from nothing (spawn)."""
-    launch("""
+    launch(f"""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     if __name__ == "__main__":
         chat(1)
-        for method in ("fork", "spawn"):
-            context = multiprocessing.get_context(method)
-            with context.Pool(2) as pool:
-                pool.map(chat, [1, 2, 1, 1])
-                pool.close()
-                pool.join()
-            with ProcessPoolExecutor(2, mp_context=context) as executor:
-                list(executor.map(chat, [1, 1]))
-            process = context.Process(target=chat, args=(2,))
-            process.start()
-            process.join()
+        context = multiprocessing.get_context({method!r})
+        with context.Pool(2) as pool:
+            pool.map(chat, [1, 2, 1, 1])
+            pool.close()
+            pool.join()
+        with ProcessPoolExecutor(2, mp_context=context) as executor:
+            list(executor.map(chat, [1, 1]))
+        process = context.Process(target=chat, args=(2,))
+        process.start()
+        process.join()
     """)
-    workshop.check(1 + 2 * 9)
+    workshop.check(1 + 9)
 
 
 def test_a_child_in_the_middle_of_the_parents_calls(workshop: Any, launch: Any) -> None:

@@ -134,6 +134,7 @@ def test_a_mistake_in_the_configuration_is_said_and_the_application_runs(
         *otel_instrument, sys.executable, workshop.program("chat(2)"), env={"OTEL_TOKENS_LABEL_LIMIT": "many"}
     )
     assert "OTEL_TOKENS_LABEL_LIMIT" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
     assert workshop.calls == 2
 
 
@@ -159,3 +160,11 @@ def test_python_children_are_metered_too(workshop: Any, otel_instrument: list[st
     workshop.run(*otel_instrument, sys.executable, workshop.program(code))
     workshop.check(3)
     assert len(workshop.collector.by_process(c.CALLS.name)) == 2
+
+
+def test_a_run_around_it_counts_once_with_its_tags(workshop: Any, otel_instrument: list[str]) -> None:
+    """The launcher's `sitecustomize` hides ours: its instrumentor joins the run."""
+    cli = [sys.executable, "-m", "otel_tokens.cli", "run", "--quiet", "--tag", "team=blue"]
+    workshop.run(*cli, *otel_instrument, sys.executable, workshop.program("chat(2)"))
+    workshop.check(2)
+    assert {(record.tags["team"], "run" in record.tags) for record in workshop.records} == {("blue", True)}

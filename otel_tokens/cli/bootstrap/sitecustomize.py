@@ -71,8 +71,10 @@ def _start() -> None:
             _note(folder, f"missing {sys.executable}")
             return
         _note(folder, "seen")
-        sys.meta_path.insert(0, _Watcher(frozenset(sdks.split(",")), folder))
+        watcher = _Watcher(frozenset(sdks.split(",")), folder)
+        sys.meta_path.insert(0, watcher)
         _flush_on_sigterm()
+        os.register_at_fork(after_in_child=watcher.forked)
     except Exception as error:  # the program comes first
         _note(folder, f"failed {type(error).__name__}: {error}")
 
@@ -110,7 +112,13 @@ class _Watcher:
                     sys.meta_path.remove(self)
         return None
 
+    def forked(self) -> None:
+        """A child that meters nothing yet ends by SIGTERM as without us: see the price that a handler has."""
+        if self in sys.meta_path and _signal.getsignal(_signal.SIGTERM) is _terminated:
+            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+
     def _meter(self) -> None:
+        _flush_on_sigterm()  # again, in a forked child
         try:
             from otel_tokens.cli.launch.child import meter  # only now: it takes a fifth of a second
 
