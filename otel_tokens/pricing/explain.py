@@ -41,8 +41,9 @@ class Explanation:
     """What prices a model, or why nothing does.
 
     `rule` names the entry used and `source` where its numbers were published; `estimated` says why they may not be
-    this call's ("" if they are), `until` when they may change (unix seconds; None: not as far as is known). When there is no price, `reason` says so, `near` has similar names that have one
-    and `elsewhere` the providers that price this very name.
+    this call's ("" if they are), `until` when they may change (unix seconds; None: not as far as is known). When
+    there is no price, `reason` says so, `near` has similar names that have one and `elsewhere` the providers that
+    price this very name.
     """
 
     model: str
