@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from otel_tokens.background import Worker
 from otel_tokens.capture.patch import Patcher
 from otel_tokens.errors import OtelTokensError
 from otel_tokens.exits import Steps, before_exit
+from otel_tokens.reports.times import When, moment
 from otel_tokens.safely import on_fault, safely
 from otel_tokens.settings import Settings, default_ledger, load_settings
 from otel_tokens.usage.normalise import endpoint_of, normalise_block
@@ -145,16 +145,16 @@ def normalise(provider: str, raw_usage: Any, *, endpoint: str | None = None) -> 
     return normalise_block(raw_usage, endpoint_of(provider, raw_usage, endpoint))
 
 
-def price(
-    model: str, usage: Usage, *, provider: str | None = None, tier: str | None = None, at: datetime | None = None
-) -> Cost:
-    """The cost of `usage` by the catalogue at `at` (default: now; without a time zone, local time).
+def price(model: str, usage: Usage, *, provider: str | None = None, tier: str | None = None, at: When = None) -> Cost:
+    """The cost of `usage` by the catalogue at `at` (default: now).
 
     Pure once the catalogue is loaded; the user's price rules count while instrumented. `provider` defaults to the
-    model's maker. An unknown price gives status "unpriced" and no total.
+    model's maker. `at` takes what `report(since=)` takes: a datetime or date, an ISO text (local time without a time
+    zone), unix seconds. An unknown price gives status "unpriced" and no total. Raises ConfigError for no time.
     """
-    moment = time.time() if at is None else at.timestamp()
-    return _pricer()(provider, model, usage, tier=tier, at=moment)
+    now = time.time()
+    when = moment(at, now, key="at")
+    return _pricer()(provider, model, usage, tier=tier, at=now if when is None else when)
 
 
 def _pricer() -> Any:

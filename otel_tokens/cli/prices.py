@@ -80,6 +80,8 @@ def _lines(found: Explanation, tier: str | None, at: float | None) -> list[str]:
         lines.append("  a price of your own goes under `prices:` in otel-tokens.yaml (otel-tokens prices --help)")
         return lines
     lines = [title, *_rates(found.rates)]
+    if found.until is not None:
+        lines.append(f"  until      {datetime.fromtimestamp(found.until, UTC):%Y-%m-%d %H:%M} UTC, when it may change")
     lines.append(f"  rule       {found.rule}")
     if found.source and found.source != found.rule:
         lines += _named("source", found.source.split(", "))
@@ -124,6 +126,7 @@ def _object(found: Explanation) -> dict[str, object]:
         "source": found.source or None,
         "catalogue": found.version,
         "estimated": found.estimated or None,
+        "until": None if found.until is None else datetime.fromtimestamp(found.until, UTC).isoformat(),
         "notes": list(found.notes),
         "rates": [
             {"name": rate.name, "amount": _plain(rate.amount), "unit": rate.unit, "above": rate.above}

@@ -133,12 +133,13 @@ class Ledger:
     # ---- the file -------------------------------------------------------------------------------------------
     def _open(self) -> sqlite3.Connection:
         self._stop = False
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             connection = open_writer(self.path, self._patience())
             status = os.stat(self.path)  # noqa: PTH116
             self._connection, self._file = connection, (status.st_dev, status.st_ino)
             self._look_at = time.monotonic() + _LOOK
-        return self._connection
+        return connection  # not the attribute: a handler in this very thread may have closed it again
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -60,7 +60,9 @@ INSERT INTO meta VALUES('pruned_through', 0);
 """
 # What the application asked for, where the guard put a cheaper model in its place.
 _ASKED_MODEL = "ALTER TABLE calls ADD COLUMN asked_model TEXT"
-MIGRATIONS: tuple[str, ...] = (_CALLS, _TOTALS, _ASKED_MODEL)
+# The terms asked for, beside `request_tier`.
+_ASKED_TERMS = "ALTER TABLE calls ADD COLUMN request_speed TEXT; ALTER TABLE calls ADD COLUMN request_geo TEXT"
+MIGRATIONS: tuple[str, ...] = (_CALLS, _TOTALS, _ASKED_MODEL, _ASKED_TERMS)
 VERSION = len(MIGRATIONS)
 
 _PAGE = 2048  # bytes

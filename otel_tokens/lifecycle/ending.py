@@ -126,6 +126,7 @@ class Ending:
             tier=facts.tier,
             speed=facts.speed,
             geo=facts.geo,
+            address=call.server_address,
             at=call.started,
             operation=call.operation,
         )

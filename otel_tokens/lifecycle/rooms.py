@@ -29,6 +29,7 @@ class Price(Protocol):
         tier: str | None = None,
         speed: str | None = None,
         geo: str | None = None,
+        address: str | None = None,
         at: float,
         operation: str = "chat",
     ) -> Cost:

@@ -122,6 +122,8 @@ def _unsure(stated: Iterable[str]) -> frozenset[str]:
 
 def finished(card: RateCard, stated: set[str]) -> RateCard:
     """The card with what a vendor publishes for all of its models and a price list may leave out."""
+    if card.provider == "perplexity" and card.per_request is not None:
+        card = replace(card, estimated="the fee of a request depends on its search context")  # the list has the highest
     if card.provider == "openai" and "cache_write" in stated:
         card = _with_write(card, "12h", "cache_write", Decimal(OPENAI_WRITE_12H))
         stated = {*stated, "cache_write_12h"}

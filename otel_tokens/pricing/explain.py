@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
+from math import isfinite
 
 from otel_tokens.pricing.card import EXACT, RATE_NAMES, RateCard, Rates
 from otel_tokens.pricing.catalog import Catalog, canonical
@@ -40,8 +41,9 @@ class Explanation:
     """What prices a model, or why nothing does.
 
     `rule` names the entry used and `source` where its numbers were published; `estimated` says why they may not be
-    this call's ("" if they are). When there is no price, `reason` says so, `near` has similar names that have one
-    and `elsewhere` the providers that price this very name.
+    this call's ("" if they are), `until` when they may change (unix seconds; None: not as far as is known). When
+    there is no price, `reason` says so, `near` has similar names that have one and `elsewhere` the providers that
+    price this very name.
     """
 
     model: str
@@ -51,6 +53,7 @@ class Explanation:
     source: str = ""
     rates: tuple[PricedRate, ...] = ()
     estimated: str = ""
+    until: float | None = None
     notes: tuple[str, ...] = ()
     reason: str = ""
     near: tuple[str, ...] = ()
@@ -85,6 +88,7 @@ def explain(
             source=_source(catalog, card),
             rates=tuple(_rates(card)),
             estimated=card.estimated,
+            until=card.valid_until if isfinite(card.valid_until) else None,
             notes=card.notes,
         )
     return Explanation(

@@ -22,6 +22,7 @@ _WORDS = frozenset({"latest", "preview", "exp", "experimental", "beta", "default
 _NUMBER = re.compile(r"\d{3,4}|\d{6}|\d{8}|v\d{1,2}")
 _REGION = re.compile(r"(?:us|eu|ap|apac|jp|au|in|ca|sa|me|af|il|mx|us-gov)\.(?=[a-z0-9]+\.)")
 _ARN_REGION = re.compile(r"arn:[^:]*:bedrock:([a-z0-9-]+):")
+_VERTEX_REGION = re.compile(r"[a-z0-9-]+-aiplatform\.googleapis\.com|aiplatform\.[a-z]+\.rep\.googleapis\.com")
 
 # Bedrock: capacity by the hour or a model of the customer's own; the base model's token price does not apply.
 _NOT_BY_TOKEN = re.compile(r"arn:aws[a-z-]*:bedrock:[^/]*:(?:provisioned-model|imported-model|custom-model[a-z-]*)/")
@@ -74,6 +75,13 @@ def regional_doubt(name: str, listed: str) -> str:
         return ""
     priced = not region.startswith("us-gov") and (".claude" in model or re.match("(?:us)?$|us-", region))
     return "" if priced else f"no price for the region {region} is listed"
+
+
+def place(provider: str | None, model: str, address: str | None) -> str | None:
+    """What the server's address tells of the place of inference, where it changes the price: Claude on Vertex AI."""
+    if provider != "gcp.vertex_ai" or address is None or "claude" not in model:
+        return None
+    return "regional" if _VERTEX_REGION.fullmatch(address) else None
 
 
 def without_region(name: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from otel_tokens.pricing.card import EXACT, ZERO, Parts, charge, is_unsure
 from otel_tokens.pricing.catalog import Catalog, Found, Query
+from otel_tokens.pricing.names import place
 from otel_tokens.values import Cost, CostStatus, Usage, make
 
 NO_USAGE = "no usage"
@@ -34,13 +35,15 @@ class Pricer:
         tier: str | None = None,
         speed: str | None = None,
         geo: str | None = None,
+        address: str | None = None,
         at: float,
         operation: str = "chat",  # no price depends on it today, but one may
     ) -> Cost:
         """The cost of `usage` in USD at the prices of `at` (unix seconds).
 
         `model` is what was asked for and `response_model` what answered; `tier`, `speed` and `geo` are the
-        response's. `provider` None means the maker of the model. Components add up to the total exactly.
+        response's, `address` is the server's, which may tell the place too. `provider` None means the maker of the
+        model. Components add up to the total exactly.
 
         Status: "priced", also for tokens of a `Usage` made by hand; "estimated" when the tokens are (`usage.origin`),
         or when a tier, lifetime, region or web search has no known price and the nearest one is used (`rule` says
@@ -51,7 +54,8 @@ class Pricer:
         `local_total` is ours. What it exceeds our parts by is added to `other`; if it is below them, or we have
         none, all of it is `other` and the parts are 0, because we do not know how the provider split it.
         """
-        total = self._sum((provider, model, response_model, tier, speed, geo), usage, at)
+        where = geo or place(provider, model, address)
+        total = self._sum((provider, model, response_model, tier, speed, where), usage, at)
         reported = usage.reported_cost
         if reported is not None and reported >= 0:
             return self._reported(reported, None if isinstance(total, str) else total)

@@ -313,6 +313,19 @@ MULTIPLIERS: tuple[Multiplier, ...] = (
         "2026-02-05",
         r"(?!claude-(?:v?[123]\b|instant|opus-4(?:[-.@]?$|[-.][0135]\b|[-.@]20)|sonnet-4(?:[-.@]?$|[-.][05]\b|[-.@]20)|haiku-4|4-))",
     ),
+    # Regional and multi-region endpoints of Vertex AI, from Sonnet 4.5 on.
+    Multiplier(
+        "google",
+        "geo",
+        "regional",
+        "1.1",
+        "https://cloud.google.com/vertex-ai/generative-ai/pricing#claude-models",
+        "2025-09-29",
+        r"claude-(?:(?:opus|sonnet|haiku)-4-[5-9]|[a-z]+-[5-9])",
+    ),
+    Multiplier(
+        "google", "geo", "regional", "1", "https://cloud.google.com/vertex-ai/generative-ai/pricing#claude-models"
+    ),
     Multiplier("google", "tier", "batch", "0.5", "https://ai.google.dev/gemini-api/docs/optimization", "2025-07-07"),
     Multiplier(
         "google",

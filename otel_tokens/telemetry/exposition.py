@@ -135,20 +135,20 @@ class PrometheusServer:
         self._listener.close()
 
 
-def listen(host: str, port: int) -> socket.socket | None:
-    """A listening socket, or None after an error message that says what to change. Port 0 takes a free one."""
+_ADVICE = (
+    "the application goes on without them. Set another port with OTEL_EXPORTER_PROMETHEUS_PORT or prometheus_port, or "
+    "another address with OTEL_EXPORTER_PROMETHEUS_HOST or prometheus_host"
+)
+
+
+def listen(host: str, port: int, advice: str = _ADVICE) -> socket.socket | None:
+    """A listening socket, or None after an error message that ends in `advice`. Port 0 takes a free one."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=32)
     except (OSError, OverflowError, UnicodeError) as error:
-        logger.error(
-            "cannot serve Prometheus metrics on %s:%s (%s); the application goes on without them. Set another port "
-            "with OTEL_EXPORTER_PROMETHEUS_PORT or prometheus_port, or another address with "
-            "OTEL_EXPORTER_PROMETHEUS_HOST or prometheus_host",
-            host,
-            port,
-            error.strerror or error if isinstance(error, OSError) else error,
-        )
+        reason = str(error.strerror or error if isinstance(error, OSError) else error).partition(" (while ")[0]
+        logger.error("cannot serve Prometheus metrics on %s:%s (%s); %s", host, port, reason, advice)
         return None
 
 

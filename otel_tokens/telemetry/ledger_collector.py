@@ -40,7 +40,7 @@ class LedgerCollector:
 
     def serve(self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> PrometheusServer | None:
         """Start serving; None, after an error message, if the address cannot be had."""
-        listener = listen(host, port)
+        listener = listen(host, port, "choose another port with --port, or another address with --host")
         return None if listener is None else PrometheusServer(self.zero_first, listener)
 
     def _families(self) -> Iterable[Metric]:

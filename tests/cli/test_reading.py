@@ -190,5 +190,9 @@ def test_exporter_refuses_what_is_no_ledger_and_a_taken_port(workshop: Any) -> N
     port = workshop.server.url.rpartition(":")[2]
     done = workshop("exporter", "--ledger", "x.db", "--port", port)
     assert done.returncode == 2
-    assert "cannot serve" in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said == (
+        f"otel-tokens: cannot serve Prometheus metrics on 127.0.0.1:{port} (Address already in use); "
+        "choose another port with --port, or another address with --host"
+    )
     assert "Traceback" not in done.stderr

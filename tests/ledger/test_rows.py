@@ -52,6 +52,8 @@ CALLS = st.builds(
     max_output=st.none() | COUNT,
     choices=st.integers(0, 100),
     service_tier=MAYBE,
+    speed=MAYBE,
+    geo=MAYBE,
     free=st.booleans(),
     asked_model=MAYBE,
     tags=st.dictionaries(st.sampled_from(["session", "task", "agent", "user"]) | TEXT, TEXT, max_size=5),

@@ -15,10 +15,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from otel_tokens.assemble import open_ledger as open_configured
 from otel_tokens.ledger import ledger as module
 from otel_tokens.ledger import query
 from otel_tokens.ledger.ledger import Ledger
+from otel_tokens.settings import Settings
+from otel_tokens.telemetry.metrics import Metrics
 
 
 @pytest.fixture
@@ -209,6 +214,22 @@ def test_a_file_removed_while_in_use(path: str, open_ledger, make_record, told, 
         Path(path).touch()
     ledger._look_at = 0.0  # a second later
     disabled_at_once(ledger, make_record, told, caplog, "replaced" if replaced else "removed")
+
+
+def test_every_lost_record_is_in_the_metric(tmp_path: Path, make_record) -> None:
+    provider = MeterProvider([reader := InMemoryMetricReader()], shutdown_on_exit=False)
+    ledger = open_configured(Settings(ledger=str(tmp_path)), Metrics(provider.get_meter("otel_tokens")))
+    for number in range(3):
+        ledger.write(make_record(f"c{number}"))
+    found = {
+        metric.name: metric.data.data_points[0].value
+        for resource in reader.get_metrics_data().resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if "ledger" in metric.name
+    }
+    assert found == {"otel_tokens.ledger.errors": 3}
+    provider.shutdown()
 
 
 def test_an_error_in_the_callback_stays_there(

@@ -40,7 +40,7 @@ def price(catalog: Catalog) -> Callable[..., Cost]:
         usage: Usage | None = None,
         **given: Any,
     ) -> Cost:
-        context = {key: given.pop(key) for key in ("response_model", "tier", "speed", "geo") if key in given}
+        context = {key: given.pop(key) for key in ("response_model", "tier", "speed", "geo", "address") if key in given}
         used = usage or Usage(**{"origin": "provider", **given})
         chosen = catalog if rules is None else Catalog(parse_rules(rules, "prices.yaml"))
         return Pricer(chosen)(provider, model, used, at=at, **context)

@@ -62,5 +62,12 @@ def test_a_rule_of_the_user_s_for_another_provider() -> None:
     assert (found.priced, found.near, found.elsewhere) == (False, (), ("opnai",))
 
 
+def test_a_price_that_will_change_says_when() -> None:
+    peak = datetime(2026, 11, 20, 7, tzinfo=UTC)
+    found = explain("deepseek-v4-flash", at=peak.timestamp())
+    assert found.until == peak.replace(hour=10).timestamp()
+    assert explain("o3", at=NOW).until is None
+
+
 def test_now_is_the_default() -> None:
     assert explain("o3").rates[0] == PricedRate("input", Decimal(2))

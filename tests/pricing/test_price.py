@@ -73,6 +73,12 @@ def test_a_lifetime_that_nobody_prices_is_an_estimate(price: Price) -> None:
     assert "lifetime" in long.rule
 
 
+def test_perplexity_s_fee_is_an_estimate_unless_it_is_reported(price: Price) -> None:
+    assert price("perplexity", "sonar", input=1000).status == "estimated"
+    told = price("perplexity", "sonar", input=1000, reported_cost=Decimal("0.006"))
+    assert (told.total, told.status, told.source) == (Decimal("0.006"), "priced", "provider")
+
+
 def test_audio_has_its_own_rates(price: Price) -> None:
     cost = price("openai", "gpt-4o-audio-preview", input=1000, input_audio=600, output=100, output_audio=90)
     assert cost.input == Decimal("0.025")  # 400 at 2.5, 600 at 40

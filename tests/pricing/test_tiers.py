@@ -93,6 +93,25 @@ def test_the_tier_s_rates_have_their_own_long_context(price: Price) -> None:
     assert priority.total == Decimal("1.5") + Decimal("0.03")
 
 
+@pytest.mark.parametrize(
+    ("model", "address", "total"),
+    [
+        ("claude-opus-4-5@20251101", "us-east5-aiplatform.googleapis.com", "5.5"),
+        ("claude-opus-4-5@20251101", "aiplatform.eu.rep.googleapis.com", "5.5"),
+        ("claude-opus-4-5@20251101", "aiplatform.googleapis.com", "5"),
+        ("claude-opus-4-5@20251101", "127.0.0.1", "5"),
+        ("claude-opus-5", "europe-west1-aiplatform.googleapis.com", "5.5"),
+        ("claude-opus-4-1@20250805", "us-east5-aiplatform.googleapis.com", "15"),
+        ("gemini-2.5-pro", "us-east5-aiplatform.googleapis.com", "1.25"),
+    ],
+)
+def test_a_regional_endpoint_of_vertex_takes_a_premium_for_claude(
+    price: Price, model: str, address: str, total: str
+) -> None:
+    cost = price("gcp.vertex_ai", model, input=1000, address=address)
+    assert (cost.total, cost.status) == (Decimal(total) / 1000, "priced")
+
+
 def test_components_share_the_call_s_conditions(price: Price) -> None:
     beside = (Component("compaction", None, Usage(input=1000, origin="provider")),)
     cost = price("anthropic", "claude-opus-4-6", input=1000, geo="us", components=beside)

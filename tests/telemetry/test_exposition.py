@@ -176,6 +176,7 @@ def test_many_scrapers_at_once_see_whole_expositions(endpoint, make_record):
 
 def test_a_collection_that_fails_is_a_target_that_is_down(caplog, monkeypatch):
     monkeypatch.delenv("OTEL_TOKENS_STRICT")
+    caplog.set_level("DEBUG")  # as which a fault is told again
 
     def broken():
         raise RuntimeError("no ledger")
