@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -58,7 +59,7 @@ class Sdk:
     def client(self, cls: str, **options: Any) -> contextlib.AbstractAsyncContextManager[Any]:
         """A client, closed at the end: `sdk.client("openai.AzureOpenAI", …)`; no retries unless asked for."""
         package, _, name = cls.partition(".")
-        module = pytest.importorskip(package, reason=f"pip install {package}")
+        module = importlib.import_module(package)
         make = getattr(module, name if self.kind == "sync" else f"Async{name}")
         return self.opened(make(**{"max_retries": 0, "timeout": 10, **options}))
 

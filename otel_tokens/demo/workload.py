@@ -208,7 +208,7 @@ def budget(tell: Callable[[Any], object]) -> Budget:
         "trip",
         usd=BUDGET_USD,
         match={"task": BUDGET_TASK},
-        ladder=["claude-opus-4-5", "claude-haiku-4-5"],
+        ladder=["claude-opus-4-8", "claude-haiku-4-5"],
         thresholds={70: tell, 90: [tell, "downgrade"], 100: tell},
     )
 
@@ -217,7 +217,7 @@ def _loop(clients: Clients) -> None:
     """An agent that never has enough: it asks for the same thing until it is refused."""
     for _ in range(_MOST_CALLS):
         clients.anthropic.messages.create(
-            model="claude-opus-4-5", max_tokens=60, messages=_user("One more souvenir, please.")
+            model="claude-opus-4-8", max_tokens=60, messages=_user("One more souvenir, please.")
         )
 
 

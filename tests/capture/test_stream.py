@@ -72,11 +72,9 @@ def test_a_reader_of_lines_sees_what_it_saw_without_us(
     assert second["stream_options"] == {"include_usage": True}
 
 
+@pytest.mark.parametrize("sdk", ["async"], indirect=True)  # the synchronous ones: above
 @pytest.mark.parametrize("way", AREADS)
 async def test_an_async_reader_too(idle_meter: Any, server: ModelServer, sdk: Any, way: str) -> None:
-    if sdk.kind == "sync":
-        pytest.skip("above")
-
     async def read() -> Any:
         async with (
             sdk.openai(server.url) as client,

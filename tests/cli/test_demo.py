@@ -54,9 +54,9 @@ def test_the_demo_shows_every_kind_of_call(workshop: Any, tmp_path: Path) -> Non
 def _check_budget(out: str, records: list[Any]) -> None:
     spent = sum((record.cost.total for record in records), Decimal(0))
     assert spent <= Decimal(workload.BUDGET_USD)
-    assert records[0].call.model == "claude-opus-4-5"
+    assert records[0].call.model == "claude-opus-4-8"
     assert records[-1].call.model == "claude-haiku-4-5"
-    assert records[-1].call.asked_model == "claude-opus-4-5"
+    assert records[-1].call.asked_model == "claude-opus-4-8"
     where = [out.index(words) for words in ("70 %: a warning", "90 %: from here on a cheaper", "100 %: refused")]
     assert where == sorted(where)
 

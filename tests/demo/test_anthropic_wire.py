@@ -14,7 +14,7 @@ from otel_tokens.demo.server import ModelServer, Reply
 from otel_tokens.demo.wire import aws_frame
 from otel_tokens.values import Component, Usage
 
-CLAUDE = "claude-opus-4-5"
+CLAUDE = "claude-opus-4-8"
 HELLO: Any = [{"role": "user", "content": "What is a token?"}]
 ASK: dict[str, Any] = {"model": CLAUDE, "max_tokens": 2000, "messages": HELLO}
 THINK: dict[str, Any] = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
