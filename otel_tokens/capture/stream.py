@@ -206,7 +206,8 @@ class _Tap:
         elif self._otel_exhausted and not active.parsed:
             active.end("ok")
         else:
-            active.end("abandoned")
+            # Maybe by the collector, which may find the SDK's generator before ours.
+            active.drop()
 
 
 @lru_cache(maxsize=64)

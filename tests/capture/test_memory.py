@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ import otel_tokens
 from otel_tokens import conventions as c
 from otel_tokens.demo import anthropic_wire, openai_wire
 from otel_tokens.demo.wire import sse
-from otel_tokens.instrument import flush
+from otel_tokens.instrument import flush, runtime
 from otel_tokens.values import Usage
 
 MESSAGES: Any = [{"role": "user", "content": "Tell me about the sea, please."}]
@@ -187,3 +188,38 @@ def test_traced_memory(metered: Any, transport: Any) -> None:
         finally:
             tracemalloc.stop()
     assert after - before < 40_000
+
+
+def test_nothing_is_recorded_inside_the_collector(metered: Any, transport: Any) -> None:
+    """What runs there may run in the middle of anything: pricing sets a context variable, and CPython before 3.12
+    breaks when that happens while another is being set."""
+    collecting = threading.local()
+    where: list[bool] = []
+    held = runtime()
+    assert held is not None
+    engine = held.engine
+    sinks = engine.sinks  # they run as a record is made, on whatever thread
+    engine.sinks = (*sinks, ("where", lambda _: where.append(getattr(collecting, "on", False))))
+
+    def callback(phase: str, _: Any) -> None:
+        collecting.on = phase == "start"
+
+    def drop(made: Any, **asked: Any) -> None:
+        stream = made(**asked, stream=True)
+        next(iter(stream))
+        stream.myself = stream  # a cycle: only the collector finds it
+
+    gc.callbacks.append(callback)
+    try:
+        with (
+            openai.OpenAI(api_key="k", http_client=transport(openai)) as client,
+            anthropic.Anthropic(api_key="k", http_client=transport(anthropic)) as other,
+        ):
+            for _ in range(100):
+                drop(client.chat.completions.create, **CHAT)
+                drop(other.messages.create, **ASK)
+            settle()
+    finally:
+        gc.callbacks.remove(callback)
+        engine.sinks = sinks
+    assert where == [False] * 200
