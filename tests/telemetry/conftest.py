@@ -61,7 +61,7 @@ def _make_record(**changes: Any) -> Record:
         "attributes": {"gen_ai.request.max_tokens": 100},
     }
     for name in list(changes):
-        if name in Call.__dataclass_fields__ and name != "service_tier":  # of the response
+        if name in Call.__dataclass_fields__ and name not in Record.__dataclass_fields__:  # else of the response
             call[name] = changes.pop(name)
     record: dict[str, Any] = {
         "usage": USAGE,
