@@ -214,10 +214,19 @@ def _must_be_file(path: str) -> None:
 
 def _check(connection: sqlite3.Connection, path: str) -> int:
     """The schema version of the file; 0 for an empty one."""
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    ours: bool = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    # One read transaction: another process may be making the ledger in this very moment.
+    alone = not connection.in_transaction
+    if alone:
+        connection.execute("BEGIN")
+    try:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        ours: bool = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        used = connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+    finally:
+        if alone:
+            connection.execute("ROLLBACK")
     if not ours:
-        if version or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        if version or used:
             raise LedgerError("a SQLite database of something else, not a ledger", path=path)
         return 0
     if version > VERSION:

@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import stat
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -138,6 +138,22 @@ def test_eight_processes_may_open_it_first(path: str, start, old: bool) -> None:
         assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("SELECT count(*) FROM calls").fetchone() == (int(old),)
+
+
+def test_a_ledger_made_by_another_process_in_mid_look_is_no_foreign_file(path: str) -> None:
+    class Interrupted(sqlite3.Connection):
+        """In the middle of a look at the empty file, somebody else tries to make it a ledger."""
+
+        def execute(self, sql: str, *args: object) -> sqlite3.Cursor:  # type: ignore[override]
+            if "sqlite_master" in sql:
+                with suppress(sqlite3.Error):  # held up, until the look is over
+                    open_writer(path, timeout=0.05).close()
+            return super().execute(sql, *args)
+
+    Path(path).touch()
+    with closing(sqlite3.connect(path, isolation_level=None, factory=Interrupted)) as looking:
+        assert schema._check(looking, path) == 0
+    open_writer(path).close()
 
 
 def test_reading_says_what_is_wrong_and_where(tmp_path: Path) -> None:
