@@ -1,16 +1,18 @@
 """Bodies that pass as bytes: usage is read from them without keeping them.
 
-An event stream is read event by event. A JSON body is kept only in outline (long texts are cut), so memory stays
-bounded however long the answer is.
+An event stream is read event by event, or frame by frame. A JSON body is kept only in outline (long texts are cut),
+so memory stays bounded however long the answer is.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from otel_tokens.lifecycle import ActiveCall
 from otel_tokens.safely import safely
@@ -36,11 +38,17 @@ class Body(Protocol):
 def body_for(headers: Any, active: ActiveCall, decoders: Any) -> Body:
     """The reader for a response with these headers. `decoders` is the HTTP client's module of content decoders."""
     encoding = str(headers.get("content-encoding", "")).strip().lower()
-    events = "event-stream" in str(headers.get("content-type", ""))
-    if not encoding or encoding == "identity":
-        return EventBody(active) if events else JsonBody(active)
+    kind = str(headers.get("content-type", ""))
+    plain = not encoding or encoding == "identity"
+    events = "event-stream" in kind
     anew = events and active.hide_usage and encoding in _WINDOW
-    inner: Body = EventBody(active, hide=anew) if events else JsonBody(active)
+    inner: Body
+    if events:
+        inner = EventBody(active, hide=plain or anew)
+    else:
+        inner = FrameBody(active) if "amazon.eventstream" in kind else JsonBody(active)
+    if plain:
+        return inner
     return Decoded(inner, encoding, decoders, anew=anew)
 
 
@@ -143,6 +151,46 @@ class EventBody:
 
 # Quotes inside a JSON text are escaped, so this is no part of one.
 _NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')
+
+
+class FrameBody:
+    """AWS's event stream, in which Bedrock answers: binary frames, each with one event in base64.
+
+    A frame: its length and that of its headers, a checksum (4 bytes each); the headers; the payload; a checksum (4).
+    """
+
+    def __init__(self, active: ActiveCall) -> None:
+        self._active = active
+        self._held = bytearray()
+        self._lost = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Look at the frames that end in `data`."""
+        held = self._held
+        if not self._lost:
+            held += data
+        while len(held) >= 8:
+            size, headers = struct.unpack_from(">II", held)
+            if not 16 + headers <= size <= MAX_EVENT:  # no frame: where the next begins cannot be known
+                self._lost = self._active.facts.strange = True
+                held.clear()
+            if len(held) < size:
+                break
+            self._frame(bytes(held[12 + headers : size - 4]))
+            del held[:size]
+        return data
+
+    def _frame(self, payload: bytes) -> None:
+        try:
+            chunk = json.loads(base64.b64decode(json.loads(payload)["bytes"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return  # the frame of an error has no event
+        if isinstance(chunk, dict):
+            self._active.see_chunk(_Chunk(cast("dict[str, Any]", chunk)))
+
+    def finish(self) -> bytes:
+        """Nothing is held back."""
+        return b""
 
 
 class _Chunk:

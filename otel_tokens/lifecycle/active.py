@@ -241,7 +241,8 @@ class ActiveCall:
             if billed is not None and dig(billed, self.endpoint.at[0]) is not None:
                 self.see(billed)
                 break
-        self.end("cancelled" if _is_cancellation(error) else "error", error)
+        # Whatever interrupts the caller (asyncio, trio, Ctrl-C) is no Exception: the provider may work on and bill.
+        self.end("error" if isinstance(error, Exception) else "cancelled", error)
 
     def drop(self, outcome: Outcome = "abandoned", error: BaseException | None = None) -> None:
         """End from a finaliser: the work is done elsewhere, as this code may run inside anybody's lock."""
@@ -263,9 +264,3 @@ class ActiveCall:
 
 def _reraise(error: BaseException) -> None:
     raise error
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    # Whoever can be cancelled has imported asyncio; whoever has not should not pay for it.
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and isinstance(error, asyncio.CancelledError)

@@ -58,7 +58,7 @@ PROVIDER = Provider(
     distribution="anthropic",
     targets=stainless("anthropic", native_span=True),
     endpoints=(MESSAGES,),
-    tested=("1.0", "2.12"),
+    tested=("1.0", "2.14"),
     native_switch="ANTHROPIC_OPEN_TELEMETRY",
     clients={
         f"{prefix}{name}": provider

@@ -154,7 +154,7 @@ PROVIDER = Provider(
     distribution="openai",
     targets=stainless("openai"),
     endpoints=(CHAT, COMPLETIONS, RESPONSES, COMPACT, EMBEDDINGS),
-    tested=("2.0", "3.54"),
+    tested=("2.0", "3.57"),
     clients={
         "AzureOpenAI": "azure.ai.openai",
         "AsyncAzureOpenAI": "azure.ai.openai",

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_tokens.capture.body import MAX_EVENT, EventBody, JsonBody, body_for
+from otel_tokens.demo.wire import bedrock_frames
 from otel_tokens.lifecycle import ActiveCall
 
 Alone = Callable[..., ActiveCall]
@@ -52,6 +53,46 @@ def through(body: Any, data: bytes, cuts: list[int]) -> bytes:
 def facts(active: ActiveCall) -> tuple[Any, ...]:
     found = active.facts
     return found.counts, found.chars, found.complete, found.model, found.id, found.finish, found.strange
+
+
+MESSAGE: list[dict[str, Any]] = [
+    {"type": "message_start", "message": {"id": "m", "model": "claude", "usage": {"input_tokens": 9}}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
+]
+FRAMES = {"content-type": "application/vnd.amazon.eventstream"}
+
+
+def frames(events: list[dict[str, Any]]) -> bytes:
+    return b"".join(frame for _, frame in bedrock_frames([(None, event) for event in events]))
+
+
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_bedrocks_frames(alone: Alone, step: int) -> None:
+    active, data = alone("anthropic.messages"), frames(MESSAGE)
+    assert through(body_for(FRAMES, active, None), data, list(range(step, len(data), step))) == data
+    assert facts(active) == ({"input_tokens": 9, "output_tokens": 5}, 5, True, "claude", "m", ("end_turn",), False)
+
+
+@NO_RESET
+@given(at=st.integers(0, 300), other=st.binary(max_size=40))
+def test_frames_that_are_none_pass_as_they_are(alone: Alone, at: int, other: bytes) -> None:
+    active, good = alone("anthropic.messages"), frames(MESSAGE)
+    data = good[:at] + other + good[at:]
+    assert through(body_for(FRAMES, active, None), data, [at, at + 5]) == data
+
+
+def test_a_frame_without_end_is_not_kept(alone: Alone) -> None:
+    active = alone("anthropic.messages")
+    body = body_for(FRAMES, active, None)
+    tracemalloc.start()
+    body.feed(b"\x7f\xff\xff\xff" + bytes(12))
+    for _ in range(32):
+        body.feed(bytes(1 << 20))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < MAX_EVENT
+    assert active.facts.strange
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -197,3 +197,26 @@ def test_an_error_that_cannot_be_printed(
     with Client(api_key="k", base_url=f"{model_server.url}/v1") as client, pytest.raises(OddError):
         client.chat.completions.create(**CHAT, stream=True)
     assert idle_meter.one().outcome == "error"
+
+
+class OtherLoopsCancelled(BaseException):
+    """How trio cancels, or gevent times out."""
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, OtherLoopsCancelled])
+def test_an_interrupted_call_may_be_billed(
+    idle_meter: Any, http: Any, clients: Any, model_server: ModelServer, interrupt: type[BaseException]
+) -> None:
+    """It was sent, and nobody refused it: its budget is spent, as that of a cancelled call is."""
+
+    def respond(_: Any) -> Any:
+        raise interrupt
+
+    idle_meter.instrument(budgets=[otel_tokens.Budget("all", tokens=1000)], store="memory")
+    web = http(openai)
+    client = clients.openai(model_server, http_client=web.Client(transport=web.MockTransport(respond)))
+    with pytest.raises(interrupt):
+        client.chat.completions.create(**CHAT, max_tokens=50)
+    assert idle_meter.one().outcome == "cancelled"
+    (row,) = otel_tokens.guard().status()
+    assert row.used > 0
