@@ -1,4 +1,4 @@
-"""Tokens before, or without, a provider's report: from text lengths, calibrated by what providers reported.
+"""Tokens before, or without, a provider's report: from the bytes of texts (UTF-8), calibrated by what providers reported.
 
 Every number made here is an estimate and is marked as one where it is used (`Usage.origin`).
 """
@@ -10,10 +10,10 @@ import threading
 from dataclasses import dataclass
 
 from otel_tokens.usage.size import Size
-from otel_tokens.usage.tokenizer import MAX_CHARS, Tokenizer
+from otel_tokens.usage.tokenizer import MAX_BYTES, Tokenizer
 
-DEFAULT_CHARS_PER_TOKEN = 3.6
-"""English prose is near 4 characters a token, code and JSON near 3."""
+DEFAULT_BYTES_PER_TOKEN = 3.6
+"""English prose is near 4.5 bytes a token, code and JSON near 3, most other scripts between 2.5 and 5."""
 
 MIN_RATIO, MAX_RATIO = 0.5, 12.0
 """Outside these a report says more about images or hidden prompts than about text."""
@@ -31,12 +31,12 @@ SMALL = 50
 
 @dataclass(slots=True)
 class _Ratio:
-    chars: float = 0.0
+    text_bytes: float = 0.0
     tokens: float = 0.0
 
-    def learn(self, chars: int, tokens: int) -> None:
+    def learn(self, text_bytes: int, tokens: int) -> None:
         # Old observations fade, so that a changed tokenizer or kind of text is followed within some 50 calls.
-        self.chars = self.chars * 0.98 + chars
+        self.text_bytes = self.text_bytes * 0.98 + text_bytes
         self.tokens = self.tokens * 0.98 + tokens
 
 
@@ -57,7 +57,7 @@ class _Most:
 
 
 class Estimator:
-    """Characters to tokens, per model and direction. Thread-safe; bounded."""
+    """Bytes of text to tokens, per model and direction. Thread-safe; bounded."""
 
     def __init__(self) -> None:
         self._ratios: dict[tuple[str, str], _Ratio] = {}
@@ -79,9 +79,9 @@ class Estimator:
             self._calls[model] = count + 1
         return count < EAGER or count % SAMPLE == 0
 
-    def learn(self, model: str, direction: str, chars: int, tokens: int) -> None:
-        """Take a provider's report of `tokens` for `chars` characters of text."""
-        if tokens < SMALL or chars <= 0 or not MIN_RATIO <= chars / tokens <= MAX_RATIO:
+    def learn(self, model: str, direction: str, text_bytes: int, tokens: int) -> None:
+        """Take a provider's report of `tokens` for so many bytes of text."""
+        if tokens < SMALL or text_bytes <= 0 or not MIN_RATIO <= text_bytes / tokens <= MAX_RATIO:
             return
         with self._lock:
             ratio = self._ratios.get((model, direction))
@@ -89,7 +89,7 @@ class Estimator:
                 if len(self._ratios) >= MAX_MODELS:
                     return
                 ratio = self._ratios[model, direction] = _Ratio()
-            ratio.learn(chars, tokens)
+            ratio.learn(text_bytes, tokens)
 
     # ---- a request before it is sent --------------------------------------------------------------------------------
     def request(self, size: Size) -> tuple[int, int]:
@@ -99,12 +99,12 @@ class Estimator:
         """
         most = self._most.get((size.model, size.hosted)) or _Most()
         around = size.structure + size.extra + most.hidden + OVERHEAD
-        exact = self.tokenizer.count(size.model, (*size.texts, *size.names)) if size.chars <= MAX_CHARS else None
+        exact = self.tokenizer.count(size.model, (*size.texts, *size.names)) if size.text_bytes <= MAX_BYTES else None
         if exact is not None:
             return exact + size.structure // 2, exact + around
         dense, light = size.weigh()
         upper = dense + math.ceil(light * most.share) + around
-        return min(self.tokens(size.model, "input", size.chars), upper), upper
+        return min(self.tokens(size.model, "input", size.text_bytes), upper), upper
 
     def learn_request(self, size: Size, tokens: int) -> None:
         """Take a provider's report of a request's input tokens."""
@@ -118,15 +118,15 @@ class Estimator:
             self._most.setdefault(key, _Most()).learn(dense + light + known, text, tokens)
 
     # ---- texts ------------------------------------------------------------------------------------------------------
-    def chars(self, model: str, direction: str, tokens: int) -> int:
-        """About how many characters make so many tokens."""
+    def text_bytes(self, model: str, direction: str, tokens: int) -> int:
+        """About how many bytes make so many tokens."""
         ratio = self._ratios.get((model, direction))
-        return round(tokens * (ratio.chars / ratio.tokens if ratio else DEFAULT_CHARS_PER_TOKEN))
+        return round(tokens * (ratio.text_bytes / ratio.tokens if ratio else DEFAULT_BYTES_PER_TOKEN))
 
-    def tokens(self, model: str, direction: str, chars: int) -> int:
-        """The estimated tokens of `chars` characters; at least 1 when there is any text."""
-        if chars <= 0:
+    def tokens(self, model: str, direction: str, text_bytes: int) -> int:
+        """The estimated tokens of so many bytes of text; at least 1 when there is any text."""
+        if text_bytes <= 0:
             return 0
         ratio = self._ratios.get((model, direction))
-        per_token = ratio.chars / ratio.tokens if ratio else DEFAULT_CHARS_PER_TOKEN
-        return max(1, round(chars / per_token))
+        per_token = ratio.text_bytes / ratio.tokens if ratio else DEFAULT_BYTES_PER_TOKEN
+        return max(1, round(text_bytes / per_token))

@@ -1,4 +1,4 @@
-"""How large a request is: the characters of its text, and the most tokens that a provider can make of it.
+"""How large a request is: the bytes of its text, and the most tokens that a provider can make of it.
 
 A tokenizer works on bytes, so it never makes more tokens than there are bytes; how many of them it joins is learned
 (`usage.estimate`). What is not text counts by what the providers charge for the largest of its kind.
@@ -14,7 +14,7 @@ from typing import Any
 
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.shapes import is_list, is_mapping
-from otel_tokens.usage.read import NOT_TEXT, dig, fields_of
+from otel_tokens.usage.read import NOT_TEXT, dig, fields_of, utf8_length
 
 IMAGE_TOKENS: tuple[tuple[str, int], ...] = (
     # The largest image, by the vendors' pages on vision as of 2026-11. The first pattern that fits wins.
@@ -46,12 +46,12 @@ class Size:
     """What was found in a request. `structure` and `extra` (images, files, sounds, what the provider remembers) are
     tokens; `hosted` says that the provider adds more than can be seen: tools that run there, a conversation kept
     there, the pages of a file.
-    `cache` is the field of `Usage` that the dearest marked cache write goes to. `texts` are counted as `chars`,
+    `cache` is the field of `Usage` that the dearest marked cache write goes to. `texts` are counted as `text_bytes`,
     `names` (keys, types, roles) are not. Nothing is copied.
     """
 
     model: str = ""
-    chars: int = 0
+    text_bytes: int = 0
     structure: int = 0
     extra: int = 0
     searches: int = 0
@@ -103,7 +103,7 @@ def _count(value: Any) -> int:
 def _walk(value: Any, size: Size, depth: int, *, text: bool = True, ids: bool = False) -> None:
     if isinstance(value, str):
         (size.texts if text else size.names).append(value)
-        size.chars += len(value) if text else 0
+        size.text_bytes += utf8_length(value) if text else 0
     elif type(value) is dict:
         if not _media(value, size):  # pyright: ignore[reportUnknownArgumentType]
             _walk_fields(value, size, depth, text=text)  # pyright: ignore[reportUnknownArgumentType]

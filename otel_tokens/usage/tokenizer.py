@@ -23,7 +23,7 @@ CACHED_AS = {
     "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
 }
 """The file in tiktoken's cache that an encoding is read from: the SHA-1 of its address."""
-MAX_CHARS = 32_000
+MAX_BYTES = 32_000
 """Longer texts would hold the caller up for milliseconds: they are for the length to judge."""
 MAX_MODELS = 2000
 THREAD = "otel-tokens-tiktoken"

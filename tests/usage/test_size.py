@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from otel_tokens.providers.anthropic import MESSAGES
 from otel_tokens.providers.openai import CHAT, EMBEDDINGS, RESPONSES
 from otel_tokens.usage import tokenizer
 from otel_tokens.usage.estimate import Estimator
+from otel_tokens.usage.read import Facts, glance
 from otel_tokens.usage.size import IMAGE_TOKENS, measure
 
 
@@ -44,6 +46,22 @@ def test_words_are_joined_as_far_as_reports_have_shown() -> None:
     assert estimator.request(measure(CHAT, user(digits), "m"))[1] >= len(digits)
     assert estimator.request(measure(CHAT, user("海" * 1000), "m"))[1] >= 3000
     assert estimator.request(measure(CHAT, user("the sea " * 100), "other"))[1] > 800
+
+
+@pytest.mark.parametrize("text", ["sea", "Zürich", "人工智能", "\ud800"])
+def test_texts_are_as_long_as_their_bytes(text: str) -> None:
+    """A Chinese character is a token or more: a stream of them would pass its cap unseen, four for each that counts."""
+    size = len(text.encode("utf-8", "surrogatepass"))
+    assert measure(CHAT, user(text), "m").text_bytes == size
+    chat = SimpleNamespace(choices=[SimpleNamespace(finish_reason=None, delta=SimpleNamespace(content=text))], usage=None)
+    event = SimpleNamespace(type="content_block_delta", delta=SimpleNamespace(type="text_delta", text=text))
+    for endpoint, chunk in ((CHAT, chat), (MESSAGES, event)):
+        facts = Facts(endpoint)
+        glance(endpoint)(facts, chunk)
+        assert facts.text_bytes == size
+    whole = Facts(CHAT)
+    whole.read_whole({"choices": [{"message": {"content": text}}]})
+    assert whole.text_bytes == size
 
 
 def test_what_the_provider_adds_unseen_is_added_from_then_on() -> None:
