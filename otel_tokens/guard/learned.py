@@ -55,7 +55,7 @@ class ModelStats:
     def __init__(self) -> None:
         self.outputs: deque[int] = deque(maxlen=SAMPLES)
         self.durations: deque[float] = deque(maxlen=SAMPLES)
-        self.terms: set[Terms] = set()
+        self.terms: frozenset[Terms] = frozenset()
         self.calls = 0
         self.error = 0.0
         self.bias = 0.0
@@ -86,7 +86,7 @@ class ModelStats:
         )
         if got != asked and got not in self.terms and len(self.terms) < MAX_TERMS:
             tier, speed, geo = got
-            self.terms = {*self.terms, (tier, speed, geo)}
+            self.terms = self.terms | {(tier, speed, geo)}
 
     def _refresh(self) -> None:
         self._fresh = 0
