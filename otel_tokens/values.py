@@ -242,7 +242,7 @@ class Record:
         return self.call.started
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: `make`
 class CallSizes:
     """How large a call may become, from lengths and its own bounds: what the guard reserves by. All in tokens.
 
