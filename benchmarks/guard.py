@@ -14,14 +14,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from otel_tokens.guard.budget import Budget
 from otel_tokens.guard.guard import Guard
+from otel_tokens.guard.options import GuardOptions
 from otel_tokens.guard.store.base import Store
 from otel_tokens.guard.store.memory import MemoryStore
 from otel_tokens.guard.store.open import open_store
+from otel_tokens.pricing.bounds import straight
+from otel_tokens.pricing.catalog import Catalog
+from otel_tokens.pricing.price import Pricer
 from otel_tokens.values import Call, CallSizes, Cost, Record, Usage, make
 
 ROUNDS = 15
@@ -48,14 +53,13 @@ FIVE = [
 ]
 
 
-def price(*_: Any, **__: Any) -> Cost:
-    """A price that costs nothing to find: pricing is measured elsewhere."""
-    return COST
+PRICER = Pricer(Catalog())
+OPTIONS = GuardOptions(straight=partial(straight, PRICER))
 
 
 def guarded(url: str, budgets: list[Budget]) -> tuple[Guard, Callable[[], None]]:
     """A guard on a store, and one admission with its settlement."""
-    guard = Guard(budgets, open_store(url, timeout=5.0), price=price)
+    guard = Guard(budgets, open_store(url, timeout=5.0), price=PRICER, options=OPTIONS)
     calls = fresh_calls()
 
     def one() -> None:
@@ -68,7 +72,7 @@ def guarded(url: str, budgets: list[Budget]) -> tuple[Guard, Callable[[], None]]
 
 def on_store(store: Store, budgets: list[Budget]) -> Callable[[], None]:
     """The store's own part of it: one admission and settlement of the same accounts."""
-    guard = Guard(budgets, store, price=price)
+    guard = Guard(budgets, store, price=PRICER, options=OPTIONS)
     slots = guard._room.index.plan(CALL, CALL.model, store.now()).slots  # pyright: ignore[reportPrivateUsage]
     amounts = [1] * len(slots)
     keys = map(str, itertools.count())
@@ -194,7 +198,7 @@ def redis() -> None:
             client.evalsha(script, 1, "{floor}", 1)
 
         store = open_store(url, timeout=5.0)
-        guard = Guard(FIVE[:1], store, price=price)
+        guard = Guard(FIVE[:1], store, price=PRICER, options=OPTIONS)
         slots = guard._room.index.plan(CALL, CALL.model, store.now()).slots  # pyright: ignore[reportPrivateUsage]
         calls, keys, leases = fresh_calls(), map(str, itertools.count()), list[Any]()
 

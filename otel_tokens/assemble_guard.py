@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from otel_tokens import context
@@ -108,7 +109,7 @@ def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: A
                 facts[f"{NAMESPACE}.budget.usage_ratio"] = event.ratio
             spans.event(BUDGET_THRESHOLD_EVENT, facts)
 
-    from otel_tokens.pricing.bounds import Dearest, max_output
+    from otel_tokens.pricing.bounds import Dearest, max_output, straight
 
     found: list[Dearest] = []
 
@@ -126,6 +127,7 @@ def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: A
         tags=context.current_tags,
         max_output=max_output,
         dearest=dearest,
+        straight=partial(straight, pricer),
         **extra,
     )
     store = open_store(store_url(settings), timeout=settings.store_timeout)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 Origin = Literal["provider", "partial", "estimated", "missing"]
 """Where token numbers come from: the provider's report; a stream that ended early (input reported, output
@@ -124,6 +124,21 @@ class Cost:
     provider_total: Decimal | None = None
 
 
+class PriceLine(NamedTuple):
+    """Cost as a straight line, in whole pico-USD (10^-12), rounded up: `fixed` for a call, and so much for each input
+    token, output token and web search. For calls with at most `most_input` input tokens that start in [`valid_from`,
+    `valid_until`), unix seconds.
+    """
+
+    input: int
+    output: int
+    search: int
+    fixed: int
+    most_input: float
+    valid_from: float
+    valid_until: float
+
+
 UNPRICED = Cost()
 _NOTHING = Decimal(0)
 FREE = Cost(
@@ -227,7 +242,7 @@ class Record:
         return self.call.started
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: `make`
 class CallSizes:
     """How large a call may become, from lengths and its own bounds: what the guard reserves by. All in tokens.
 

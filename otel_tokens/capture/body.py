@@ -209,12 +209,9 @@ _TEXT = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _NUMBERS = re.compile(rb",[-+.\deE,\s]{200,},")
 
 
-_INSIDE = bytes(range(0x80, 0xC0))
-
-
-def _letters(text: bytes) -> int:
-    """About how many characters stand here: the first byte of each, and one for an escape."""
-    return len(text.translate(None, _INSIDE)) - text.count(b"\\") - 4 * text.count(b"\\u")
+def _size(text: bytes) -> int:
+    """About how many bytes this is as text: an escape stands for one, or for the two to three of its character."""
+    return len(text) - text.count(b"\\") - 2 * text.count(b"\\u")
 
 
 class JsonBody:
@@ -272,7 +269,7 @@ class JsonBody:
         if b"\\" in kept and len(kept) < len(text):
             kept = kept[: kept.index(b"\\")]
         self._room = self._room - len(kept) if len(kept) == len(text) else 0
-        self._cut += _letters(text[len(kept) :])
+        self._cut += _size(text[len(kept) :])
         self._keep(kept)
 
     def finish(self) -> bytes:
@@ -284,5 +281,5 @@ class JsonBody:
             self._active.facts.strange = True
             return b""
         self._active.see(payload)
-        self._active.facts.chars += self._cut
+        self._active.facts.text_bytes += self._cut
         return b""

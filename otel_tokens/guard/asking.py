@@ -1,14 +1,14 @@
-"""How a call is admitted: one story, as a generator, that both drivers run.
+"""How a call is admitted.
 
 The usual call is one question to the store. What takes longer (a ladder, a clamp, a wait, an allowance of gas, a
-window that just ended) is told step by step in `Asking`.
+window that just ended) is told step by step in `Asking`, as a generator that both drivers run.
 """
 
 from __future__ import annotations
 
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard import units
-from otel_tokens.guard.drive import Story
+from otel_tokens.guard.drive import Story, arun, run
 from otel_tokens.guard.gas import current_critical, current_gas
 from otel_tokens.guard.index import Plan
 from otel_tokens.guard.lease import ActiveLease
@@ -25,20 +25,37 @@ _ROUNDS = 16
 _SHORTENED = frozenset({units.USD, units.TOKENS, units.OUTPUT_TOKENS})
 
 
-def admission(room: Room, call: Call, sizes: CallSizes) -> Story[ActiveLease | None]:
-    """The lease of a call; None when no budget concerns it. Raises BudgetExceededError."""
-    plan = room.index.plan(call, call.model, room.store.now())
-    if plan.steered or plan.caps or current_gas() is not None:
-        return (yield from Asking(room, call, sizes).run())
-    if not plan.lines:
+def admit(room: Room, call: Call, sizes: CallSizes) -> ActiveLease | None:
+    """The lease of a call; None when no budget concerns it. Raises BudgetExceededError.
+
+    The usual call is told here and not as a story, which would take 2 us more.
+    """
+    lease = _usual(room, call, sizes)
+    if lease is None:
         return None
+    if isinstance(lease, Asking):
+        return run(lease.run(), room.store)
     try:
-        values = room.meter.amounts(plan, call, call.model, sizes, bound=None)
-    except UnpricedError:
-        raise unpriced(room, plan, call) from None
-    lease = ActiveLease(call.id, call, sizes, plan, values, amounts=[values[measure] for measure in plan.measures])
+        answer = room.store.admit(call.id, lease.plan.slots, lease.amounts, room.ttl_ms, current_critical())
+    except StoreError as error:
+        return without_store(room, lease, error)
+    except BaseException:
+        room.give_back(call.id)  # interrupted while asking: it may have been granted
+        raise
+    if answer.granted:
+        return granted(room, lease, answer)
+    return run(_refused(room, lease, answer), room.store)
+
+
+async def aadmit(room: Room, call: Call, sizes: CallSizes) -> ActiveLease | None:
+    """`admit` that never blocks the event loop."""
+    lease = _usual(room, call, sizes)
+    if lease is None:
+        return None
+    if isinstance(lease, Asking):
+        return await arun(lease.run(), room.store)
     try:
-        answer: Admission = yield ("admit", call.id, plan.slots, lease.amounts, room.ttl_ms, current_critical())
+        answer = await room.store.aadmit(call.id, lease.plan.slots, lease.amounts, room.ttl_ms, current_critical())
     except StoreError as error:
         return without_store(room, lease, error)
     except BaseException:
@@ -46,9 +63,28 @@ def admission(room: Room, call: Call, sizes: CallSizes) -> Story[ActiveLease | N
         raise
     if answer.granted:
         return granted(room, lease, answer)
-    asking = Asking(room, call, sizes)
-    asking.plan, asking.values = plan, values
-    return (yield from asking.run(lease, answer))
+    return await arun(_refused(room, lease, answer), room.store)
+
+
+def _usual(room: Room, call: Call, sizes: CallSizes) -> ActiveLease | Asking | None:
+    """What to ask the store for, or the story of a call that needs more than one question; None without budgets."""
+    plan = room.index.plan(call, call.model, room.store.now())
+    if plan.steered or plan.caps or current_gas() is not None:
+        return Asking(room, call, sizes)
+    if not plan.lines:
+        return None
+    try:
+        values = room.meter.amounts(plan, call, call.model, sizes, bound=None)
+    except UnpricedError:
+        raise unpriced(room, plan, call) from None
+    return ActiveLease(call.id, call, sizes, plan, values, amounts=[values[measure] for measure in plan.measures])
+
+
+def _refused(room: Room, lease: ActiveLease, answer: Admission) -> Story[ActiveLease]:
+    """What becomes of a call whose first question was not granted."""
+    asking = Asking(room, lease.call, lease.sizes)
+    asking.plan, asking.values = lease.plan, lease.values
+    return asking.run(lease, answer)
 
 
 class Asking:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from otel_tokens.errors import BudgetExceededError, ConfigError
-from otel_tokens.guard import counting, leasing, manage, units
+from otel_tokens.guard import asking, counting, leasing, manage, units
 from otel_tokens.guard.actions import Actions, Later
-from otel_tokens.guard.asking import admission
 from otel_tokens.guard.budget import Budget
 from otel_tokens.guard.drive import arun, run
 from otel_tokens.guard.events import Decisions, Emit, Event
@@ -84,7 +83,7 @@ class Guard:
 
         May wait where a budget says so (slow down, wait, pause), always bounded.
         """
-        return run(admission(self._room, call, sizes), self.store)
+        return asking.admit(self._room, call, sizes)
 
     def reserve(
         self, provider: str, model: str, *, input_tokens: int, max_output: int | None = None, operation: str = "chat"
@@ -99,7 +98,7 @@ class Guard:
 
     async def aadmit(self, call: Call, sizes: CallSizes) -> ActiveLease | None:
         """`admit` that never blocks the event loop."""
-        return await arun(admission(self._room, call, sizes), self.store)
+        return await asking.aadmit(self._room, call, sizes)
 
     def look(self, lease: Lease, output_tokens: int) -> BudgetExceededError | None:
         """The error to end a stream with that has produced about `output_tokens`; one comparison if all is well."""

@@ -169,7 +169,7 @@ class Index:
     def plan(self, call: Call, model: str, now: int) -> Plan:
         """The plan of a call that goes to `model`."""
         tags = call.tags
-        kind = (model, call.provider, call.operation, call.endpoint, *[tags.get(key) for key in self._tag_keys])
+        kind = (model, call.provider, call.operation, call.endpoint, *map(tags.get, self._tag_keys))
         found = self._plans.get(kind)
         if found is not None and now < found.until:
             return found

@@ -21,7 +21,7 @@ def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
     """Complete a lease with what the store answered."""
     plan = lease.plan
     lease.expires = (answer.now + room.ttl_ms) / 1000
-    if lease.max_output is None and needs_bound(room, lease):
+    if lease.max_output is None and lease.sizes.output_bound is None and needs_bound(room, lease):
         # What was reserved is a guess: the request is held to it, or a long answer would pass the cap.
         lease.max_output = lease.values["output_tokens"] // max(1, lease.sizes.choices)
     if plan.watched is not None or lease.gas is not None:
@@ -49,7 +49,7 @@ def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
 def needs_bound(room: Room, lease: ActiveLease) -> bool:
     """Whether an answer of unknown length stands under a hard cap: streams are cut, whole answers cannot be."""
     call, options = lease.call, room.options
-    if lease.sizes.output_bound is not None or call.stream or call.operation == "embeddings":
+    if call.stream or call.operation == "embeddings":
         return False
     if lease.plan.watched is None or not options.clamp_unbounded:
         return False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 
 from otel_tokens.guard import units
+from otel_tokens.guard.ceiling import Ceiling, sized, terms_of, uses
 from otel_tokens.guard.index import Plan
 from otel_tokens.guard.learned import Learned, Terms
 from otel_tokens.guard.lease import ActiveLease
@@ -21,24 +22,6 @@ _FALLBACK_SECONDS = 1.0
 _ATTEMPTS = 6
 
 
-_DEFAULTS = {f.name: f.default for f in fields(Usage) if f.default is not MISSING}
-
-
-class SizedUsage(Usage):
-    """A `Usage` whose fields stand in the class, except those that differ. One is made for every call."""
-
-
-for _name, _default in {**_DEFAULTS, "origin": "estimated"}.items():
-    setattr(SizedUsage, _name, _default)
-
-
-def sized(given: int, output: int, **more: int) -> Usage:
-    """The estimated usage of `given` input and `output` tokens."""
-    usage = object.__new__(SizedUsage)
-    usage.__dict__.update(input=given, output=output, **more)
-    return usage
-
-
 class UnpricedError(Exception):
     """A model without a price under a money budget, and the setting is to refuse it."""
 
@@ -51,6 +34,7 @@ class Meter:
         self._estimate = estimate
         self._options = options
         self._learned = learned
+        self._ceiling = Ceiling(options.straight)
 
     # ---- before -----------------------------------------------------------------------------------------------
     def output_upper(self, call: Call, model: str, sizes: CallSizes, bound: int | None) -> int:
@@ -123,28 +107,26 @@ class Meter:
 
         Raises `UnpricedError`.
         """
-        given = sizes.input_upper
-        usage = sized(given, output, web_searches=sizes.web_searches) if sizes.web_searches else sized(given, output)
-        kinds = [usage]
-        if sizes.audio:
-            kinds.append(replace(usage, input_audio=given, output_audio=output))
-        if sizes.cache_write is not None:
-            kinds.append(replace(usage, cache_write=given, **{sizes.cache_write: given}))
-        terms = {(call.service_tier, call.speed, call.geo)} | self._learned.of(call.provider, model).terms
-        if call.service_tier == "flex":
-            terms.add((None, call.speed, call.geo))  # where there is no room at that price
-        if len(kinds) == len(terms) == 1:
-            return self.money(plan, call, model, usage)
-        totals = [self.cost(call, model, kind, term).total for kind in kinds for term in terms]
+        seen = self._learned.of(call.provider, model).terms
+        if call.free:
+            return 0
+        most = self._ceiling(call, model, sizes, output, seen)
+        if most is not None:
+            return most
+        kinds = uses(sizes.input_upper, output, sizes.web_searches, sizes)
+        totals = [self.cost(call, model, kind, terms).total for kind in kinds for terms in terms_of(call, seen)]
         known = [total for total in totals if total is not None]
-        return nano(max(known)) if known else self._unpriced(plan, call, usage)
+        return nano(max(known)) if known else self._unpriced(plan, call, kinds[0])
 
     def cost(self, call: Call, model: str, usage: Usage, terms: Terms | None = None) -> Cost:
         """The cost of `usage` on these terms, by default those the call asks for."""
         if call.free:
             return FREE
         tier, speed, geo = terms or (call.service_tier, call.speed, call.geo)
-        return self.price(call.provider, model, usage, at=call.started, tier=tier, speed=speed, geo=geo)
+        return self.price(
+            *(call.provider, model, usage),
+            at=call.started, tier=tier, speed=speed, geo=geo, address=call.server_address,
+        )  # fmt: skip
 
     def _unpriced(self, plan: Plan, call: Call, usage: Usage) -> int:
         cost = self._sibling(call, usage)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from otel_tokens.guard.presets import THRESHOLDS
 from otel_tokens.guard.threshold import HOOKS
-from otel_tokens.values import EMPTY, Call, CallSizes, Cost, Usage
+from otel_tokens.values import EMPTY, Call, CallSizes, Cost, PriceLine, Usage
 
 
 class Price(Protocol):
@@ -24,8 +24,29 @@ class Price(Protocol):
         tier: str | None = None,
         speed: str | None = None,
         geo: str | None = None,
+        address: str | None = None,
     ) -> Cost:
         """The cost; its total is None when the model has no price."""
+        ...
+
+
+class Straight(Protocol):
+    """The line of a price, given one token in and one out of the kind that is asked about; None where it is none."""
+
+    def __call__(
+        self,
+        provider: str,
+        model: str,
+        given: Usage,
+        output: Usage,
+        *,
+        at: float,
+        tier: str | None = None,
+        speed: str | None = None,
+        geo: str | None = None,
+        address: str | None = None,
+    ) -> PriceLine | None:
+        """The line; it never lies below the price."""
         ...
 
 
@@ -46,9 +67,10 @@ class GuardOptions:
     `sibling` (needs `dearest`), or watch its `tokens` only. `thresholds`: shares of a budget that are announced.
     `lease_seconds`: how long a reservation outlives its process. `min_output`: the fewest output tokens a call
     may be clamped to. `clamp_unbounded`: a call without a limit of its own gets one when its model's maximum
-    does not fit. `max_output(provider, model)` is a model's largest output, or None. `queue` bounds settlements
-    waiting for a store on the network. `tags()` are the current tags. `on_pause(event)` is told of each paused
-    call. `hooks` are the application's own, by kind (checkpoint, compact).
+    does not fit. `max_output(provider, model)` is a model's largest output, or None. `straight` gives prices as
+    lines, by which reservations cost less time (None: each is priced). `queue` bounds settlements waiting for a
+    store on the network. `tags()` are the current tags. `on_pause(event)` is told of each paused call. `hooks` are
+    the application's own, by kind (checkpoint, compact).
     """
 
     fail: Literal["open", "closed"] = "open"
@@ -60,6 +82,7 @@ class GuardOptions:
     clamp_unbounded: bool = True
     max_output: Callable[[str, str], int | None] | None = None
     dearest: Callable[[str, Usage, float], Cost] | None = None
+    straight: Straight | None = None
     queue: int = 10_000
     tags: Callable[[], Mapping[str, str]] = _no_tags
     on_pause: Callable[[Any], object] | None = None

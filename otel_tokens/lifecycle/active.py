@@ -81,8 +81,8 @@ class ActiveCall:
         self.started = time.perf_counter()
 
     # ---- before -----------------------------------------------------------------------------------------------
-    def input_chars(self) -> int:
-        """The characters of text in the request."""
+    def input_bytes(self) -> int:
+        """The bytes of text in the request."""
         body = self.body
         return 0 if body is None else sum(length(body.get(key)) for key in self.endpoint.input)
 
@@ -130,7 +130,7 @@ class ActiveCall:
     def _look_next(self, lease: Lease) -> None:
         """Set how much text may arrive before the guard wants to look at the stream."""
         at = lease.look_at
-        self.cut_at = None if at is None else self.engine.estimator.chars(self.call.model, "output", at)
+        self.cut_at = None if at is None else self.engine.estimator.text_bytes(self.call.model, "output", at)
         self.cut_chunks = at or 0
 
     def refuse(self, error: BudgetExceededError) -> None:
@@ -192,14 +192,14 @@ class ActiveCall:
         """Whether the guard wants this stream cut now; one comparison while far from the limit."""
         facts = self.facts
         # A chunk is a token at least: scripts that take several tokens for a character would pass unseen.
-        if self.cut_at is None or (facts.chars < self.cut_at and facts.chunks < self.cut_chunks):
+        if self.cut_at is None or (facts.text_bytes < self.cut_at and facts.chunks < self.cut_chunks):
             return None
         if facts.complete:
             return None  # billed already: a cut would save nothing
         guard, lease = self.engine.guard, self.lease
         if guard is None or lease is None:
             return None
-        tokens = max(facts.chunks, self.engine.estimator.tokens(self.call.model, "output", facts.chars))
+        tokens = max(facts.chunks, self.engine.estimator.tokens(self.call.model, "output", facts.text_bytes))
         error = safely("guard.look", guard.look, lease, tokens)
         if error is None:
             self._look_next(lease)

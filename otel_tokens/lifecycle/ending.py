@@ -163,19 +163,19 @@ class Ending:
         remember(active, usage.input + usage.output)
         if not facts.measured:
             return
-        if facts.chars:
-            estimator.learn(model, "output", facts.chars, usage.output - usage.reasoning)
+        if facts.text_bytes:
+            estimator.learn(model, "output", facts.text_bytes, usage.output - usage.reasoning)
         if usage.input:
-            estimator.learn(model, "input", active.input_chars(), usage.input)
+            estimator.learn(model, "input", active.input_bytes(), usage.input)
 
     def _estimated(self, usage: Usage) -> Usage:
         """Usage of an answer whose report is missing in part: input as reported, output from what arrived."""
         active = self.active
         estimator, model = active.engine.estimator, active.call.model
-        output = max(usage.output, estimator.tokens(model, "output", active.facts.chars))
+        output = max(usage.output, estimator.tokens(model, "output", active.facts.text_bytes))
         if usage.origin == "provider":
             return replace(usage, output=output, origin="partial", total=None, reported=usage.reported - {"output"})
-        given = estimator.tokens(model, "input", active.input_chars())
+        given = estimator.tokens(model, "input", active.input_bytes())
         return replace(usage, input=given, output=output, origin="estimated", total=None)
 
 

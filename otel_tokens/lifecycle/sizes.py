@@ -9,7 +9,7 @@ from weakref import ref
 
 from otel_tokens.usage.read import dig, dig_all, first
 from otel_tokens.usage.size import measure
-from otel_tokens.values import CallSizes
+from otel_tokens.values import CallSizes, make
 
 if TYPE_CHECKING:
     from otel_tokens.lifecycle.active import ActiveCall
@@ -22,28 +22,34 @@ def sizes(active: ActiveCall, model: str | None = None) -> CallSizes:
     """How large the call may become. Keeps the measure on the call, for its report to be compared with."""
     body, call, endpoint = active.body or {}, active.call, active.endpoint
     size = active.size = measure(endpoint, body, model or call.model)
-    history = first(body, endpoint.history)
+    history = first(body, endpoint.history) if endpoint.history else None
     if isinstance(history, str):
         size.hosted = True  # what the provider puts before this request's own input
         size.extra += active.engine.remembered.get(history, 0)
     expected, upper = active.engine.estimator.request(size)
-    thinking = next((v for path in endpoint.thinking if isinstance(v := dig(body, path), int)), 0)
+    thinking = 0
+    for path in endpoint.thinking:
+        asked = dig(body, path)
+        if isinstance(asked, int):
+            thinking = asked
+            break
     cache_write = size.cache
     if cache_write is None and upper >= SMALLEST_CACHED:
         cache_write = endpoint.cache_write
     # A compaction reads all that is there and writes a summary, before the call itself does.
-    passes = 2 if _compacts(body) else 1
-    return CallSizes(
-        input_tokens_estimate=expected,
-        input_upper=upper * passes,
-        output_bound=call.max_output,
-        thinking=thinking,
-        choices=call.choices * passes,
-        cache_write=cache_write,
-        web_searches=size.searches,
-        audio=size.audio,
-        again=partial(_again, ref(active)),
-    )
+    passes = 2 if "context_management" in body and _compacts(body) else 1
+    values = {
+        "input_tokens_estimate": expected,
+        "input_upper": upper * passes,
+        "output_bound": call.max_output,
+        "thinking": thinking,
+        "choices": call.choices * passes,
+        "cache_write": cache_write,
+        "web_searches": size.searches,
+        "audio": size.audio,
+        "again": partial(_again, ref(active)),
+    }
+    return make(CallSizes, values)
 
 
 def _compacts(body: Mapping[str, Any]) -> bool:

@@ -1,13 +1,18 @@
-"""Upper bounds for the guard: how long an answer of a model can get, and what the dearest model of a vendor costs."""
+"""Bounds for the guard: how long an answer can get, what a token costs, what the dearest model of a vendor costs."""
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, Decimal
 from fnmatch import fnmatchcase
+from functools import reduce
+from math import inf
 
+from otel_tokens.pricing.card import EXACT, charge
 from otel_tokens.pricing.catalog import Catalog
+from otel_tokens.pricing.names import place
 from otel_tokens.pricing.price import Pricer
 from otel_tokens.pricing.shipped import PRICE_LISTS
-from otel_tokens.values import Cost, Usage
+from otel_tokens.values import Cost, PriceLine, Usage
 
 MAX_OUTPUT: tuple[tuple[str, int], ...] = (
     # Largest output in tokens, reasoning included, by the vendors' model pages as of 2026-11. The first pattern that
@@ -36,6 +41,43 @@ def max_output(provider: str, model: str) -> int | None:
     del provider  # the same model has the same bound wherever it runs
     name = model.lower().rpartition("/")[2]
     return next((bound for pattern, bound in MAX_OUTPUT if fnmatchcase(name, pattern)), None)
+
+
+def straight(
+    pricer: Pricer,
+    provider: str,
+    model: str,
+    given: Usage,
+    output: Usage,
+    *,
+    at: float,
+    tier: str | None = None,
+    speed: str | None = None,
+    geo: str | None = None,
+    address: str | None = None,
+) -> PriceLine | None:
+    """The line by which `pricer` charges on these terms; None where there is none, or no price is known.
+
+    `given` and `output` are one token in and one out, each of the kind that is asked about: text, sound, a cache write.
+    """
+    where = geo or place(provider, model, address)
+    found = pricer.catalog.find((provider, model, None, tier, speed, where), at)
+    if found.card is None:
+        return None
+    totals: list[Decimal] = []
+    for usage in (Usage(), given, output, Usage(web_searches=1)):
+        parts = charge(found.card, usage)
+        if isinstance(parts, str):
+            return None
+        totals.append(reduce(EXACT.add, parts))
+    fixed = totals[0]
+    token_in, token_out, search = (_pico(EXACT.subtract(total, fixed)) for total in totals[1:])
+    most = min((above for above, _ in found.card.bands), default=inf)
+    return PriceLine(token_in, token_out, search, _pico(fixed), most, found.valid_from, found.valid_until)
+
+
+def _pico(money: Decimal) -> int:
+    return int(EXACT.scaleb(money, 12).to_integral_value(ROUND_CEILING))
 
 
 class Dearest:

@@ -1,4 +1,4 @@
-"""Tokens before, or without, a provider's report: from text lengths, calibrated by what providers reported.
+"""Tokens before, or without, a provider's report: from the bytes of texts, calibrated by what providers reported.
 
 Every number made here is an estimate and is marked as one where it is used (`Usage.origin`).
 """
@@ -10,14 +10,17 @@ import threading
 from dataclasses import dataclass
 
 from otel_tokens.usage.size import Size
-from otel_tokens.usage.tokenizer import MAX_CHARS, Tokenizer
+from otel_tokens.usage.tokenizer import MAX_BYTES, Tokenizer
 
-DEFAULT_CHARS_PER_TOKEN = 3.6
-"""English prose is near 4 characters a token, code and JSON near 3."""
+DEFAULT_BYTES_PER_TOKEN = 3.6
+"""English prose is near 4.5 bytes a token, code and JSON near 3, most other scripts between 2.5 and 5."""
 
 MIN_RATIO, MAX_RATIO = 0.5, 12.0
 """Outside these a report says more about images or hidden prompts than about text."""
 
+WORDS = 0.5
+"""Tokens per lower-case letter and space of a text, at most, before a report. Counted with o200k and cl100k: words of
+any language have fewer, single letters between spaces exactly so many; only random letters have more (up to 0.65)."""
 MARGIN = 1.25
 """How much above the most tokens seen for a text the bound of the next one lies."""
 OVERHEAD = 64
@@ -31,33 +34,46 @@ SMALL = 50
 
 @dataclass(slots=True)
 class _Ratio:
-    chars: float = 0.0
+    text_bytes: float = 0.0
     tokens: float = 0.0
 
-    def learn(self, chars: int, tokens: int) -> None:
+    def learn(self, text_bytes: int, tokens: int) -> None:
         # Old observations fade, so that a changed tokenizer or kind of text is followed within some 50 calls.
-        self.chars = self.chars * 0.98 + chars
+        self.text_bytes = self.text_bytes * 0.98 + text_bytes
         self.tokens = self.tokens * 0.98 + tokens
 
 
 @dataclass(slots=True)
 class _Most:
-    """The worst seen of a model's requests. `share`: tokens per letter in words. `hidden`: tokens beyond all that the
-    request shows; for requests with tools of the provider's, search results are among them."""
+    """The worst seen of a model's requests. `share`: tokens per letter in words (None before a report). `hidden`:
+    tokens beyond all that the request shows; for requests with tools of the provider's, search results are among
+    them."""
 
-    share: float = 1.0
+    share: float | None = None
     hidden: int = 0
 
-    def learn(self, shown: int, text: int, tokens: int) -> None:
+    def bound(self, size: Size) -> int:
+        """The most tokens of all that the request shows."""
+        dense, light = size.weigh()
+        share = WORDS if self.share is None else self.share
+        return dense + math.ceil(light * share) + size.structure + size.extra + OVERHEAD
+
+    def learn(self, size: Size, tokens: int) -> None:
         # Fades like the ratio, but only downwards: a worse request counts at once.
-        self.hidden = max(round(self.hidden * 0.98), tokens - shown, 0)
-        if tokens <= shown and tokens >= SMALL and text > 0:
+        text = sum(size.weigh())
+        shown = text + size.structure + size.extra + OVERHEAD
+        # Images and the like say nothing about text, nor does what the request cannot have been alone.
+        if SMALL <= tokens <= shown and text > 0 and not size.extra:
             seen = min(1.0, MARGIN * tokens / text)
-            self.share = seen if self.share == 1.0 else max(seen, self.share * 0.98)
+            self.share = seen if self.share is None else max(seen, self.share * 0.98)
+        self.hidden = max(round(self.hidden * 0.98), tokens - self.bound(size), 0)
+
+
+_NOTHING_SEEN = _Most()
 
 
 class Estimator:
-    """Characters to tokens, per model and direction. Thread-safe; bounded."""
+    """Bytes of text to tokens, per model and direction. Thread-safe; bounded."""
 
     def __init__(self) -> None:
         self._ratios: dict[tuple[str, str], _Ratio] = {}
@@ -79,9 +95,9 @@ class Estimator:
             self._calls[model] = count + 1
         return count < EAGER or count % SAMPLE == 0
 
-    def learn(self, model: str, direction: str, chars: int, tokens: int) -> None:
-        """Take a provider's report of `tokens` for `chars` characters of text."""
-        if tokens < SMALL or chars <= 0 or not MIN_RATIO <= chars / tokens <= MAX_RATIO:
+    def learn(self, model: str, direction: str, text_bytes: int, tokens: int) -> None:
+        """Take a provider's report of `tokens` for so many bytes of text."""
+        if tokens < SMALL or text_bytes <= 0 or not MIN_RATIO <= text_bytes / tokens <= MAX_RATIO:
             return
         with self._lock:
             ratio = self._ratios.get((model, direction))
@@ -89,44 +105,44 @@ class Estimator:
                 if len(self._ratios) >= MAX_MODELS:
                     return
                 ratio = self._ratios[model, direction] = _Ratio()
-            ratio.learn(chars, tokens)
+            ratio.learn(text_bytes, tokens)
 
     # ---- a request before it is sent --------------------------------------------------------------------------------
     def request(self, size: Size) -> tuple[int, int]:
         """(likely, at most) so many input tokens of a request.
 
-        Most are its bytes, those of words as far as the model's calls have shown; exact for text where tiktoken knows.
+        Most are its bytes, but those of words count by `WORDS`, and from the model's first report on by what its
+        calls have shown, up to a token each; exact for text where tiktoken knows.
         """
-        most = self._most.get((size.model, size.hosted)) or _Most()
-        around = size.structure + size.extra + most.hidden + OVERHEAD
-        exact = self.tokenizer.count(size.model, (*size.texts, *size.names)) if size.chars <= MAX_CHARS else None
+        most = self._most.get((size.model, size.hosted), _NOTHING_SEEN)
+        exact = self.tokenizer.count(size.model, size.texts, size.names) if size.text_bytes <= MAX_BYTES else None
         if exact is not None:
+            around = size.structure + size.extra + most.hidden + OVERHEAD
             return exact + size.structure // 2, exact + around
-        dense, light = size.weigh()
-        upper = dense + math.ceil(light * most.share) + around
-        return min(self.tokens(size.model, "input", size.chars), upper), upper
+        upper = most.bound(size) + most.hidden
+        return min(self.tokens(size.model, "input", size.text_bytes), upper), upper
 
     def learn_request(self, size: Size, tokens: int) -> None:
         """Take a provider's report of a request's input tokens."""
-        dense, light = size.weigh()
-        known = size.structure + size.extra + OVERHEAD
         key = (size.model, size.hosted)
         with self._lock:
-            if key not in self._most and len(self._most) >= MAX_MODELS:
-                return
-            text = 0 if size.extra else dense + light  # images and the like say nothing about text
-            self._most.setdefault(key, _Most()).learn(dense + light + known, text, tokens)
+            most = self._most.get(key)
+            if most is None:
+                if len(self._most) >= MAX_MODELS:
+                    return
+                most = self._most[key] = _Most()
+            most.learn(size, tokens)
 
     # ---- texts ------------------------------------------------------------------------------------------------------
-    def chars(self, model: str, direction: str, tokens: int) -> int:
-        """About how many characters make so many tokens."""
+    def text_bytes(self, model: str, direction: str, tokens: int) -> int:
+        """About how many bytes make so many tokens."""
         ratio = self._ratios.get((model, direction))
-        return round(tokens * (ratio.chars / ratio.tokens if ratio else DEFAULT_CHARS_PER_TOKEN))
+        return round(tokens * (ratio.text_bytes / ratio.tokens if ratio else DEFAULT_BYTES_PER_TOKEN))
 
-    def tokens(self, model: str, direction: str, chars: int) -> int:
-        """The estimated tokens of `chars` characters; at least 1 when there is any text."""
-        if chars <= 0:
+    def tokens(self, model: str, direction: str, text_bytes: int) -> int:
+        """The estimated tokens of so many bytes of text; at least 1 when there is any text."""
+        if text_bytes <= 0:
             return 0
         ratio = self._ratios.get((model, direction))
-        per_token = ratio.chars / ratio.tokens if ratio else DEFAULT_CHARS_PER_TOKEN
-        return max(1, round(chars / per_token))
+        per_token = ratio.text_bytes / ratio.tokens if ratio else DEFAULT_BYTES_PER_TOKEN
+        return max(1, round(text_bytes / per_token))

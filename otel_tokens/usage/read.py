@@ -114,13 +114,18 @@ def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
     return True
 
 
+def utf8_length(text: str) -> int:
+    """The bytes of a text: they tell more of its tokens than its characters, of which a Chinese one is a token."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def length(value: Any, depth: int = 0) -> int:
-    """The number of characters of text in a value (strings in dicts, lists and SDK objects); reads no more.
+    """The bytes of text in a value (strings in dicts, lists and SDK objects); reads no more.
 
     Base64 data is not text: the fields known to hold it are left out.
     """
     if isinstance(value, str):
-        return len(value)
+        return utf8_length(value)
     if value is None or isinstance(value, (int, float)) or depth > 12:
         return 0
     if is_list(value):
@@ -143,11 +148,10 @@ def places(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
 class Facts:
     """What has been read of one call so far. Mutable: it lives inside one call and is never shared.
 
-    `measured`: whether the length of a whole answer's text is wanted (to calibrate the estimate).
+    `measured`: whether the length of a whole answer's text (`text_bytes`, UTF-8) is wanted (to calibrate the estimate).
     """
 
     __slots__ = (
-        "chars",
         "chunks",
         "complete",
         "counts",
@@ -159,13 +163,14 @@ class Facts:
         "model",
         "speed",
         "strange",
+        "text_bytes",
         "tier",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.counts: Counts = {}
-        self.chars = 0
+        self.text_bytes = 0
         self.chunks = 0
         self.complete = False
         self.measured = True
@@ -209,11 +214,11 @@ class Facts:
         self.read(payload)
         self.complete = True
         if self.measured:
-            self.chars += output_length(self.endpoint, payload)
+            self.text_bytes += output_length(self.endpoint, payload)
 
 
 def output_length(endpoint: Endpoint, payload: Any) -> int:
-    """The number of characters of output text in a response or chunk: the first place that has any."""
+    """The bytes of output text in a response or chunk: the first place that has any."""
     for path in endpoint.output:
         found = sum(length(item) for item in dig_all(payload, path))
         if found:
@@ -244,11 +249,12 @@ def _choices(endpoint: Endpoint) -> Glance:
         try:
             choice = chunk.choices[0]
             if choice.finish_reason is None and chunk.usage is None:
-                facts.chars += len(text(choice))
+                found = text(choice)  # `utf8_length`, inline: this is done for every chunk
+                facts.text_bytes += len(found) if found.isascii() else len(found.encode("utf-8", "surrogatepass"))
                 return
         except (AttributeError, IndexError, TypeError):
             pass  # a first, last or odd chunk
-        facts.chars += output_length(endpoint, chunk)
+        facts.text_bytes += output_length(endpoint, chunk)
         if facts.read(chunk):
             facts.complete = True
 
@@ -269,9 +275,10 @@ def _events(endpoint: Endpoint) -> Glance:
         text = texts.get(kind)
         if text is not None:
             try:
-                facts.chars += len(text(chunk))
+                found = text(chunk)
+                facts.text_bytes += len(found) if found.isascii() else len(found.encode("utf-8", "surrogatepass"))
             except (AttributeError, TypeError):
-                facts.chars += output_length(endpoint, chunk)
+                facts.text_bytes += output_length(endpoint, chunk)
         elif kind in facts_on and facts.read(chunk) and kind in final_on:
             facts.complete = True
 

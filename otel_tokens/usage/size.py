@@ -1,4 +1,4 @@
-"""How large a request is: the characters of its text, and the most tokens that a provider can make of it.
+"""How large a request is: the bytes of its text, and the most tokens that a provider can make of it.
 
 A tokenizer works on bytes, so it never makes more tokens than there are bytes; how many of them it joins is learned
 (`usage.estimate`). What is not text counts by what the providers charge for the largest of its kind.
@@ -14,7 +14,7 @@ from typing import Any
 
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.shapes import is_list, is_mapping
-from otel_tokens.usage.read import NOT_TEXT, dig, fields_of
+from otel_tokens.usage.read import NOT_TEXT, dig, fields_of, utf8_length
 
 IMAGE_TOKENS: tuple[tuple[str, int], ...] = (
     # The largest image, by the vendors' pages on vision as of 2026-11. The first pattern that fits wins.
@@ -46,12 +46,12 @@ class Size:
     """What was found in a request. `structure` and `extra` (images, files, sounds, what the provider remembers) are
     tokens; `hosted` says that the provider adds more than can be seen: tools that run there, a conversation kept
     there, the pages of a file.
-    `cache` is the field of `Usage` that the dearest marked cache write goes to. `texts` are counted as `chars`,
+    `cache` is the field of `Usage` that the dearest marked cache write goes to. `texts` are counted as `text_bytes`,
     `names` (keys, types, roles) are not. Nothing is copied.
     """
 
     model: str = ""
-    chars: int = 0
+    text_bytes: int = 0
     structure: int = 0
     extra: int = 0
     searches: int = 0
@@ -65,7 +65,7 @@ class Size:
     def weigh(self) -> tuple[int, int]:
         """The bytes of all text that may be a token each, and those that are joined: lower-case letters in words."""
         if self._weight is None:
-            data = "".join([*self.texts, *self.names]).encode("utf-8", "surrogatepass")
+            data = "".join(self.texts + self.names).encode("utf-8", "surrogatepass")
             letters = len(data) - len(data.translate(None, _LOWER))
             # A space belongs to the word behind it, but between digits it stands alone.
             light = letters + min(data.count(b" "), letters // 2)
@@ -78,9 +78,21 @@ def measure(endpoint: Endpoint, body: Mapping[str, Any], model: str) -> Size:
     size = Size(model)
     ids = endpoint.operation != "chat"
     for key in endpoint.input:
-        _walk(body.get(key), size, 0, ids=ids)
+        value = body.get(key)
+        if value is not None:
+            _walk(value, size, 0, ids=ids)
     _mark(body.get("cache_control"), size)
-    tools = body.get("tools")
+    if "tools" in body:
+        _tools(body, size)
+    if body.get("web_search_options") is not None:
+        size.hosted, size.searches = True, size.searches + 1
+    audio = body.get("modalities")
+    size.audio = size.audio or (is_list(audio) and "audio" in audio)
+    return size
+
+
+def _tools(body: Mapping[str, Any], size: Size) -> None:
+    tools = body["tools"]
     for number, tool in enumerate(tools if is_list(tools) else ()):
         kind = dig(tool, "type")
         size.structure += TOOLS_TOKENS if number == 0 else 0
@@ -89,11 +101,6 @@ def measure(endpoint: Endpoint, body: Mapping[str, Any], model: str) -> Size:
             size.structure += BUILT_IN_TOKENS
             if kind.startswith("web_search"):
                 size.searches += _count(dig(tool, "max_uses")) or _count(body.get("max_tool_calls")) or SEARCHES
-    if body.get("web_search_options") is not None:
-        size.hosted, size.searches = True, size.searches + 1
-    audio = body.get("modalities")
-    size.audio = size.audio or (is_list(audio) and "audio" in audio)
-    return size
 
 
 def _count(value: Any) -> int:
@@ -103,9 +110,9 @@ def _count(value: Any) -> int:
 def _walk(value: Any, size: Size, depth: int, *, text: bool = True, ids: bool = False) -> None:
     if isinstance(value, str):
         (size.texts if text else size.names).append(value)
-        size.chars += len(value) if text else 0
+        size.text_bytes += utf8_length(value) if text else 0
     elif type(value) is dict:
-        if not _media(value, size):  # pyright: ignore[reportUnknownArgumentType]
+        if "type" not in value or not _media(value, size):  # pyright: ignore[reportUnknownArgumentType]
             _walk_fields(value, size, depth, text=text)  # pyright: ignore[reportUnknownArgumentType]
     elif value is None or isinstance(value, bool):
         size.structure += 1
@@ -130,12 +137,20 @@ def _walk_fields(found: Mapping[str, Any], size: Size, depth: int, *, text: bool
     if depth > _DEPTH:
         return
     size.structure += _ENTRY * len(found)
+    texts, names = size.texts, size.names
     for name, item in found.items():
         if name == "cache_control":
             _mark(item, size)
             continue
-        size.names.append(str(name))
-        _walk(item, size, depth + 1, text=text and name not in NOT_TEXT)
+        names.append(str(name))
+        plain = text and name not in NOT_TEXT
+        if type(item) is not str:
+            _walk(item, size, depth + 1, text=plain)
+        elif plain:  # as in `_walk`, without its call: most fields are texts
+            texts.append(item)
+            size.text_bytes += utf8_length(item)
+        else:
+            names.append(item)
 
 
 def _media(found: Mapping[str, Any], size: Size) -> bool:

@@ -12,6 +12,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ CACHED_AS = {
     "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
 }
 """The file in tiktoken's cache that an encoding is read from: the SHA-1 of its address."""
-MAX_CHARS = 32_000
+MAX_BYTES = 32_000
 """Longer texts would hold the caller up for milliseconds: they are for the length to judge."""
 MAX_MODELS = 2000
 THREAD = "otel-tokens-tiktoken"
@@ -36,8 +37,8 @@ class Tokenizer:
         self._encodings: dict[str, Any] = {}
         self._installed: bool | None = None
 
-    def count(self, model: str, texts: Iterable[str]) -> int | None:
-        """The tokens of `texts`, or None without a vocabulary (yet)."""
+    def count(self, model: str, *texts: Iterable[str]) -> int | None:
+        """The tokens of all `texts`, or None without a vocabulary (yet)."""
         encoding = self._encodings.get(model, self)
         if encoding is self:
             encoding = None
@@ -46,7 +47,7 @@ class Tokenizer:
                 self._want(model)
         if encoding is None:
             return None
-        return safely("tiktoken", lambda: sum(len(encoding.encode_ordinary(text)) for text in texts))
+        return safely("tiktoken", lambda: sum(len(encoding.encode_ordinary(text)) for text in chain(*texts)))
 
     def _want(self, model: str) -> None:
         if self._installed is None:

@@ -216,7 +216,7 @@ CLAUDES: dict[str, tuple[Usage, Usage]] = {
     ),
     "a compaction on the way": (
         {
-            "messages": user(TEXT),
+            "messages": user(TEXT * 2),
             "extra_body": {"context_management": {"edits": [{"type": "compact_20260112"}]}},
         },
         {
