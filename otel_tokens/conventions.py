@@ -90,6 +90,14 @@ CALL_ID = "otel_tokens.call.id"
 TOKEN_TYPE = "otel_tokens.token.type"
 REASON = "otel_tokens.reason"
 TAG_PREFIX = "otel_tokens.tag."
+USAGE_ESTIMATED_INPUT = "otel_tokens.usage.estimated.input_tokens"
+USAGE_ESTIMATED_OUTPUT = "otel_tokens.usage.estimated.output_tokens"
+USAGE_MISSING_REASON = "otel_tokens.usage.missing_reason"
+RESPONSE_TIER = "otel_tokens.response.service_tier"  # of providers other than OpenAI, whose own name is SERVICE_TIER
+RESPONSE_SPEED = "otel_tokens.response.speed"
+RESPONSE_GEO = "otel_tokens.response.geo"
+RESPONSE_CHUNKS = "otel_tokens.response.chunks"
+SERVICE_INSTANCE = "service.instance.id"
 BUDGET_NAME = "otel_tokens.budget.name"
 BUDGET_SCOPE = "otel_tokens.budget.scope"
 BUDGET_DECISION = "otel_tokens.budget.decision"
@@ -206,16 +214,7 @@ OTHER_LABEL = "__other__"
 
 SEMCONV_MODES = ("latest", "1.41", "both")
 
-# ---- appended by the telemetry room ----------------------------------------------------------------------------
-USAGE_ESTIMATED_INPUT = "otel_tokens.usage.estimated.input_tokens"
-USAGE_ESTIMATED_OUTPUT = "otel_tokens.usage.estimated.output_tokens"
-USAGE_MISSING_REASON = "otel_tokens.usage.missing_reason"
-RESPONSE_TIER = "otel_tokens.response.service_tier"  # of providers other than OpenAI, whose own name is SERVICE_TIER
-RESPONSE_SPEED = "otel_tokens.response.speed"
-RESPONSE_GEO = "otel_tokens.response.geo"
-RESPONSE_CHUNKS = "otel_tokens.response.chunks"
-SERVICE_INSTANCE = "service.instance.id"
-
+# ---- sets --------------------------------------------------------------------------------------------------------
 OPENAI_TIERS = frozenset({"openai", "azure.ai.openai"})
 """Providers whose service tier is told under OpenAI's own name, SERVICE_TIER."""
 

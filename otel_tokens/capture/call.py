@@ -13,6 +13,7 @@ from otel_tokens.lifecycle import ActiveCall, Engine, current
 from otel_tokens.providers.spec import Provider
 from otel_tokens.safely import report_fault, safely
 from otel_tokens.usage.read import get
+from otel_tokens.values import Lease
 
 Wrapped = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -198,13 +199,10 @@ class Exchange:
         """Put what the guard decided (another model, a smaller bound, a time cap) into the request."""
         lease = self.active.lease
         if lease is not None and (lease.model or lease.max_output or lease.timeout):
-            safely("apply lease", self._apply)
+            safely("apply lease", self._apply, lease)
 
-    def _apply(self) -> None:
+    def _apply(self, lease: Lease) -> None:
         active, options = self.active, self.options
-        lease = active.lease
-        if lease is None:
-            return
         changed: dict[str, Any] = {}
         if lease.model:
             changed["model"] = lease.model
