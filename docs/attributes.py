@@ -79,6 +79,8 @@ ON_SPANS: dict[str, str] = {
     c.RESEND_COUNT: "Attempts after the first",
     c.CALL_ID: "Our id of the call, as in the ledger",
     c.BUDGET_DECISION: "`allow` or `warn`, with budgets",
+    c.BUDGET_NAME: "Of the call's budgets, the one used up most when it was admitted",
+    c.BUDGET_RATIO: "The used share of that budget then, 1 = exhausted",
     # opt-in
     **dict.fromkeys(c.COST_ALIASES, "Cost again, if `cost_aliases` names it"),
     c.COST_ALIAS_CURRENCY: f"Beside `{c.COST_ALIASES_EXCLUSIVE[1]}`",

@@ -26,9 +26,19 @@ def declared_budgets(settings: Settings, given: Sequence[Any]) -> list[Any]:
     Raises one ConfigError with file, line and key of every mistake, also of those in `guard:`. With
     `on_config_error: ignore` mistakes are logged, and the budgets without one are kept.
     """
+    budgets, problems = examined_budgets(settings, given)
+    if problems and settings.on_config_error != "ignore":
+        raise ConfigError.combined(problems)
+    for problem in problems:
+        logger.warning("otel_tokens ignores a mistake in its configuration: %s", problem)
+    return budgets
+
+
+def examined_budgets(settings: Settings, given: Sequence[Any] = ()) -> tuple[list[Any], list[ConfigError]]:
+    """The budgets without a mistake, and every mistake in budgets and in `guard:`."""
     problems = list(_option_problems(settings))
     if not given and not settings.budgets:
-        return _without(problems, settings, [])
+        return [], problems
     from otel_tokens.guard.budget import Budget, budgets_from
 
     found: dict[str, Any] = {}
@@ -45,15 +55,7 @@ def declared_budgets(settings: Settings, given: Sequence[Any]) -> list[Any]:
             problems.append(error)
         else:
             found.update((budget.name, budget) for budget in made)
-    return _without(problems, settings, list(found.values()))
-
-
-def _without(problems: list[ConfigError], settings: Settings, budgets: list[Any]) -> list[Any]:
-    if problems and settings.on_config_error != "ignore":
-        raise ConfigError.combined(problems)
-    for problem in problems:
-        logger.warning("otel_tokens ignores a mistake in its configuration: %s", problem)
-    return budgets
+    return list(found.values()), problems
 
 
 def _option_problems(settings: Settings) -> Iterator[ConfigError]:

@@ -196,6 +196,10 @@ class Lease:
     timeout: float | None = None
     look_at: int | None = None
 
+    def fullest(self) -> tuple[str, float] | None:
+        """The budget of the call that was used up most when it was admitted, and the used share (1: all of it)."""
+        return None
+
 
 @dataclass(frozen=True)  # no slots: `make`
 class Record:

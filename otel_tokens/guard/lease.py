@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from otel_tokens.guard.gas import Gas
 from otel_tokens.guard.index import Plan
+from otel_tokens.guard.store.base import Balance
 from otel_tokens.values import Call, CallSizes, Lease
 
 
@@ -35,6 +37,7 @@ class ActiveLease(Lease):
     gas_tokens: int = 0
     pending: Any = None
     done: bool = False
+    balances: Sequence[Balance] = ()
 
     def __init__(
         self, key: str, call: Call, sizes: CallSizes, plan: Plan, values: dict[str, int], *, amounts: list[int]
@@ -56,6 +59,15 @@ class ActiveLease(Lease):
         """(budget, scope, amount in smallest units) of what is reserved."""
         slots = self.plan.slots
         return tuple((slot.budget, slot.scope, amount) for slot, amount in zip(slots, self.amounts, strict=True))
+
+    def fullest(self) -> tuple[str, float] | None:
+        """The budget used up most at the admission, and its used share; None without an answer of the store."""
+        rows = zip(self.plan.lines, self.balances, strict=False)
+        shares = [(used / limit if limit > 0 else 1.0, line.name) for line, (used, _, limit) in rows]
+        if not shares:
+            return None
+        share, name = max(shares)
+        return name, share
 
     def limit_time(self, seconds: float) -> None:
         """The call, or its stream, must end within `seconds`."""

@@ -21,6 +21,7 @@ def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
     """Complete a lease with what the store answered."""
     plan = lease.plan
     lease.expires = (answer.now + room.ttl_ms) / 1000
+    lease.balances = answer.balances
     if lease.max_output is None and lease.sizes.output_bound is None and needs_bound(room, lease):
         # What was reserved is a guess: the request is held to it, or a long answer would pass the cap.
         lease.max_output = lease.values["output_tokens"] // max(1, lease.sizes.choices)

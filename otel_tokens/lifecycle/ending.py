@@ -50,9 +50,9 @@ class Ending:
             if record is None:
                 pass
             elif active.own_span:
-                spans.finish(span, record, error=self.error)
+                spans.finish(span, record, error=self.error, lease=active.lease)
             else:
-                spans.annotate(span, record)
+                spans.annotate(span, record, lease=active.lease)
         finally:
             if active.own_span and record is None:
                 span.end()

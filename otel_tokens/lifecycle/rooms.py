@@ -44,11 +44,13 @@ class SpanRoom(Protocol):
         """A started span."""
         ...
 
-    def finish(self, span: Any, record: Record, *, end: bool = True, error: BaseException | None = None) -> None:
-        """Set what the record says, and end the span."""
+    def finish(
+        self, span: Any, record: Record, *, error: BaseException | None = None, lease: Lease | None = None
+    ) -> None:
+        """Set what the record and the lease say, and end the span."""
         ...
 
-    def annotate(self, span: Any, record: Record) -> None:
+    def annotate(self, span: Any, record: Record, *, lease: Lease | None = None) -> None:
         """Add our attributes to another instrumentation's span."""
         ...
 

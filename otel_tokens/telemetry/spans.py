@@ -20,7 +20,7 @@ from otel_tokens import conventions as names
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.safely import report_fault
 from otel_tokens.telemetry.forks import repair_tracer
-from otel_tokens.values import COST_PARTS, Call, Record, Usage
+from otel_tokens.values import COST_PARTS, Call, Lease, Record, Usage
 
 Attributes = dict[str, Any]
 
@@ -154,10 +154,18 @@ class Spans:
             name, context, SpanKind.CLIENT, attributes, record_exception=False, set_status_on_exception=False
         )
 
-    def finish(self, span: Span, record: Record, *, end: bool = True, error: BaseException | None = None) -> None:
+    def finish(
+        self,
+        span: Span,
+        record: Record,
+        *,
+        end: bool = True,
+        error: BaseException | None = None,
+        lease: Lease | None = None,
+    ) -> None:
         """Write what `record` says on `span`; end it unless told not to. A span that nobody records costs nothing."""
         if span.is_recording():
-            found = self._facts(record)
+            found = self._facts(record, lease)
             failed = record.error_type
             if failed is None and error is not None:
                 failed = type(error).__qualname__
@@ -170,17 +178,17 @@ class Spans:
         if end:
             span.end()
 
-    def annotate(self, span: Span, record: Record) -> None:
+    def annotate(self, span: Span, record: Record, *, lease: Lease | None = None) -> None:
         """Add ours to another instrumentation's open span, and the `gen_ai.usage.*` that it lacks."""
         if not span.is_recording():
             return
         there: Mapping[str, Any] = getattr(span, "attributes", None) or {}
-        found = {name: value for name, value in self._facts(record).items() if name not in there}
+        found = {name: value for name, value in self._facts(record, lease).items() if name not in there}
         for tag, value in record.tags.items():
             found[names.tag_attribute(tag)] = value
         span.set_attributes(found)
 
-    def _facts(self, record: Record) -> Attributes:
+    def _facts(self, record: Record, lease: Lease | None) -> Attributes:
         found = usage_attributes(record, semconv=self._semconv)
         found.update(cost_attributes(record, self._aliases))
         found[names.OUTCOME] = record.outcome
@@ -206,6 +214,9 @@ class Spans:
             found[names.ATTEMPTS] = record.attempts
         if record.decision:
             found[names.BUDGET_DECISION] = record.decision
+        fullest = None if lease is None else lease.fullest()
+        if fullest is not None:
+            found[names.BUDGET_NAME], found[names.BUDGET_RATIO] = fullest
         return found
 
     def attach(self, span: Span) -> Token[Context]:

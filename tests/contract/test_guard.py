@@ -16,6 +16,9 @@ import openai
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import otel_tokens
 from otel_tokens import Budget, BudgetExceededError
@@ -197,6 +200,19 @@ def test_the_ladder_rewrites_the_model_and_it_shows(guarded: Any, model_server: 
     assert sent[-2:] == ["gpt-4o-mini"] * 2
     assert records[-1].call.model == "gpt-4o-mini"
     assert records[-1].call.asked_model == "gpt-4o"
+
+
+def test_spans_name_the_budget_that_is_fullest(guarded: Any, model_server: ModelServer) -> None:
+    exporter, tracers = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    guarded(Budget("wide", calls=100), Budget("narrow", calls=4), tracer_provider=tracers)
+    made = client(model_server)
+    for _ in range(3):
+        ask(made)
+    found = [span.attributes for span in exporter.get_finished_spans()]
+    assert [attributes["otel_tokens.budget.name"] for attributes in found[1:]] == ["narrow", "narrow"]
+    assert [attributes["otel_tokens.budget.usage_ratio"] for attributes in found] == [0, 0.25, 0.5]
+    assert found[0]["otel_tokens.budget.decision"] == "allow"
 
 
 def test_a_ladder_alone_begins_at_the_first_threshold(guarded: Any, model_server: ModelServer) -> None:

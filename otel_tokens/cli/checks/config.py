@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from otel_tokens.assemble_guard import examined_budgets
 from otel_tokens.cli.checks.finding import Finding
-from otel_tokens.cli.launch.declared import budgets, catalog
+from otel_tokens.cli.launch.declared import catalog
 from otel_tokens.cli.launch.session import VARIABLE
 from otel_tokens.errors import ConfigError
 from otel_tokens.settings import SETTINGS, Settings, unknown_variables
@@ -18,7 +19,7 @@ PART = "settings"
 def check(settings: Settings) -> Iterator[Finding]:
     """All problems of the configuration; settings were read with `on_config_error: ignore`."""
     yield from (Finding(PART, "error", str(problem)) for problem in settings.problems)
-    for look, words in ((budgets, "budget"), (_rules, "price")):
+    for look, words in ((_budgets, "budget"), (_rules, "price")):
         try:
             found = len(look(settings))
         except ConfigError as error:
@@ -34,6 +35,13 @@ def check(settings: Settings) -> Iterator[Finding]:
         yield Finding(PART, "warning", f"otel-tokens is switched off ({source})")
     if settings.config is None and Path("otel_tokens.yaml").exists():
         yield Finding(PART, "warning", "otel_tokens.yaml is not read: the name is otel-tokens.yaml")
+
+
+def _budgets(settings: Settings) -> Sequence[object]:
+    found, problems = examined_budgets(settings)
+    if problems:
+        raise ConfigError.combined(problems)
+    return found
 
 
 def _rules(settings: Settings) -> Sequence[object]:
