@@ -31,9 +31,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def logging_as_it_was() -> Iterator[None]:
     """A command sets up logging for its process; run inside a test's, it must not silence the next test."""
     logger = logging.getLogger("otel_tokens")
-    handlers, propagate = list(logger.handlers), logger.propagate
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture
