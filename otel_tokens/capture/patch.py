@@ -121,8 +121,13 @@ class Patcher:
                     provider.distribution,
                 )
             return
+        for place in (parent, *_shadows(parent, attribute, original)):
+            self._replace(target, place, attribute, wrapper)
+
+    def _replace(self, target: Target, parent: Any, attribute: str, wrapper: Wrapper) -> None:
         import wrapt  # takes longer to import than all of ours: only once an SDK is there
 
+        original = _own(parent, attribute)
         patched = Patched(target, parent, attribute, original)
         # Its own switch makes a wrapper that others have wrapped harmless after uninstall, whoever patches next.
         patched.replacement = wrapt.FunctionWrapper(original, wrapper, enabled=lambda: patched.on)
@@ -153,6 +158,22 @@ def _own(parent: Any, attribute: str) -> Any:
     """What stands in the object's own dict: getattr would bind functions and find inherited ones."""
     held: dict[str, Any] = getattr(parent, "__dict__", {})
     return held.get(attribute)
+
+
+def _shadows(parent: Any, attribute: str, original: Any) -> list[Any]:
+    """The subclasses on which others have put a wrapper of the very function: it hides what we put on the parent.
+
+    A subclass's own method is not meant: it calls the parent's.
+    """
+    if not isinstance(parent, type):
+        return []
+    found: list[Any] = []
+    for kind in type.__subclasses__(parent):
+        own = _own(kind, attribute)
+        if own is not None and own is not original and _holds(own, original):
+            found.append(kind)
+        found += _shadows(kind, attribute, original)
+    return found
 
 
 def _holds(found: Any, ours: Any) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import openai
 import openai._base_client as openai_base
 import pytest
 import wrapt
@@ -310,3 +311,24 @@ def test_a_module_that_only_looks_like_one(contained: pytest.LogCaptureFixture) 
         del sys.modules["sdk_without_spec"]
     assert [state.state for state in patcher.states()] == ["missing"]
     patcher.uninstall()
+
+
+def test_a_subclass_that_others_wrapped_before_us_is_counted(model_server: ModelServer) -> None:
+    """OpenInference wraps `OpenAI.request`, which hides what stands on the base class."""
+    before = openai_base.SyncAPIClient.request
+    theirs = wrapt.FunctionWrapper(before, lambda wrapped, _, args, keywords: wrapped(*args, **keywords))
+    records: list[Any] = []
+    openai.OpenAI.request = theirs  # type: ignore[method-assign]
+    try:
+        otel_tokens.instrument(config=False, on_record=records.append)
+        with openai.OpenAI(api_key="k", base_url=f"{model_server.url}/v1") as client:
+            chat(client)
+            assert len(records) == 1
+            otel_tokens.uninstrument()
+            chat(client)
+        assert len(records) == 1
+        assert vars(openai.OpenAI)["request"] is theirs
+        assert openai_base.SyncAPIClient.request is before
+    finally:
+        otel_tokens.uninstrument()
+        del openai.OpenAI.request
