@@ -18,7 +18,6 @@ OPERATIONS = "operations"
 CALL_UNITS = (USD, TOKENS, INPUT_TOKENS, OUTPUT_TOKENS, CALLS, SECONDS)
 """What a call uses; operations are counted by the application (`guard.count`)."""
 UNITS = (*CALL_UNITS, OPERATIONS)
-TOKEN_UNITS = frozenset({TOKENS, INPUT_TOKENS, OUTPUT_TOKENS})
 
 _SMALLEST = {USD: NANO, SECONDS: 1000}
 _WORDS = {

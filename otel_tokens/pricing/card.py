@@ -14,7 +14,6 @@ from otel_tokens.values import Usage
 EXACT = Context(prec=200, traps=[])
 
 ZERO = Decimal(0)
-MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
