@@ -24,6 +24,7 @@ from otel_tokens.conventions import SCOPE
 from otel_tokens.lifecycle import Engine, Sink
 from otel_tokens.providers.hosts import resolve
 from otel_tokens.providers.registry import providers
+from otel_tokens.providers.spec import Provider
 from otel_tokens.safely import on_fault
 from otel_tokens.settings import Settings
 from otel_tokens.shapes import is_dict
@@ -42,7 +43,7 @@ class Given:
     on_record: Callable[[Record], object] | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Runtime:
     """All that one `instrument()` made: for doctor, for the guard, and to be undone."""
 
@@ -105,13 +106,25 @@ def _patch(settings: Settings, engine: Engine, patcher: Patcher) -> None:
         context.current_tags,
         settings.include_usage,
     )
+    pricer = engine.price
+
+    def install(provider: Provider) -> None:
+        drivers = Drivers(engine, requests, provider)
+
+        def wrapper(kind: str) -> Callable[..., Any]:
+            if isinstance(pricer, LatePricer):
+                pricer.start()  # an SDK is there: prices will be wanted
+            return drivers.wrapper(kind)
+
+        patcher.install(provider, wrapper)
+
     for provider in providers():
         if provider.sdk not in settings.disabled_sdks:
-            patcher.install(provider, Drivers(engine, requests, provider).wrapper)
+            install(provider)
 
 
 def make_pricer(settings: Settings) -> Any:
-    """The pricer of these settings. Without rules of the user's it is made, and its data loaded, in the background."""
+    """The pricer of these settings. Without rules of the user's it is made later, and in the background."""
     if not settings.prices and settings.prices_file is None:
         return LatePricer()
     from otel_tokens.pricing.rules import parse_rules
@@ -136,14 +149,14 @@ def _pricer(rules: Sequence[Any] = ()) -> Any:
 
 
 class LatePricer:
-    """A pricer that is made in the background; a call that comes earlier waits for it."""
+    """A pricer that is made in the background, once there is an SDK; a call that comes earlier waits for it."""
 
     def __init__(self) -> None:
         from otel_tokens.pricing.loading import Background
 
         self._made: Any = None
         self._making = Background(_pricer)
-        self._making.start()
+        self.start = self._making.start
         self.then: Callable[[Any], object] | None = None
 
     def __call__(self, *args: Any, **keywords: Any) -> Cost:

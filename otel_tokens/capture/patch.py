@@ -21,7 +21,7 @@ logger = logging.getLogger("otel_tokens")
 Wrapper = Callable[..., Any]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Patched:
     """One target as it was found and what stands there now; `on` is whether that does anything."""
 
@@ -47,17 +47,20 @@ class Patcher:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._wrappers: dict[Target, Wrapper] = {}
+        self._wrappers: dict[Target, Callable[[str], Wrapper]] = {}
         self._providers: dict[Target, Provider] = {}
         self._patched: list[Patched] = []
         self._missing: set[Target] = set()
         self._warned: set[str] = set()
 
     def install(self, provider: Provider, wrapper: Callable[[str], Wrapper]) -> None:
-        """Patch a provider's targets now or when their modules are imported."""
+        """Patch a provider's targets now or when their modules are imported.
+
+        `wrapper(kind)` is asked for what to put around a target when there is one.
+        """
         with self._lock:
             for target in provider.targets:
-                self._wrappers[target] = wrapper(target.kind)
+                self._wrappers[target] = wrapper
                 self._providers[target] = provider
             modules = dict.fromkeys(target.module for target in provider.targets)
         for module in modules:
@@ -101,7 +104,7 @@ class Patcher:
                         self._missing.add(target)
                         report_fault(f"patching {target.module}.{target.name}", error)
 
-    def _patch(self, module: ModuleType, target: Target, wrapper: Wrapper) -> None:
+    def _patch(self, module: ModuleType, target: Target, wrapper: Callable[[str], Wrapper]) -> None:
         provider = self._providers[target]
         self._note_version(provider)
         path, _, attribute = target.name.rpartition(".")
@@ -122,7 +125,7 @@ class Patcher:
                 )
             return
         for place in (parent, *_shadows(parent, attribute, original)):
-            self._replace(target, place, attribute, wrapper)
+            self._replace(target, place, attribute, wrapper(target.kind))
 
     def _replace(self, target: Target, parent: Any, attribute: str, wrapper: Wrapper) -> None:
         import wrapt  # takes longer to import than all of ours: only once an SDK is there

@@ -101,7 +101,7 @@ MAX_PARKED = 10_000
 MAX_REMEMBERED = 10_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Engine:
     """What every call needs, built once by the composition root."""
 

@@ -32,7 +32,7 @@ SMALL = 50
 """Below so many tokens the fixed overhead of a message drowns the ratio."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Ratio:
     text_bytes: float = 0.0
     tokens: float = 0.0
@@ -43,7 +43,7 @@ class _Ratio:
         self.tokens = self.tokens * 0.98 + tokens
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Most:
     """The worst seen of a model's requests. `share`: tokens per letter in words (None before a report). `hidden`:
     tokens beyond all that the request shows; for requests with tools of the provider's, search results are among

@@ -41,7 +41,7 @@ _ENTRY, _ITEM = 3, 2
 """Tokens around an entry of a mapping and an item of a list: quotes, colon, comma; the frame of a message."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Size:
     """What was found in a request. `structure` and `extra` (images, files, sounds, what the provider remembers) are
     tokens; `hosted` says that the provider adds more than can be seen: tools that run there, a conversation kept

@@ -7,9 +7,8 @@ loaded by the application or in tiktoken's cache. It is loaded in the background
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import os
-import tempfile
 import threading
 from collections.abc import Iterable
 from itertools import chain
@@ -51,6 +50,8 @@ class Tokenizer:
 
     def _want(self, model: str) -> None:
         if self._installed is None:
+            import importlib.util  # and tempfile, below: slow to import, and for those who have tiktoken
+
             self._installed = importlib.util.find_spec("tiktoken") is not None
         if self._installed:
             thread = threading.Thread(target=safely, args=("tiktoken", self._load, model), name=THREAD, daemon=True)
@@ -76,6 +77,8 @@ def _cached(name: str) -> bool:
     """Whether tiktoken finds this vocabulary in its cache (by its own rules of where that is)."""
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
     if folder is None:
+        import tempfile
+
         folder = str(Path(tempfile.gettempdir()) / "data-gym-cache")
     file = CACHED_AS.get(name)
     return bool(file) and folder != "" and (Path(folder) / file).is_file()

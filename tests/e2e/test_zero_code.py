@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import textwrap
 from typing import Any
 
 import pytest
@@ -168,3 +170,21 @@ def test_a_run_around_it_counts_once_with_its_tags(workshop: Any, otel_instrumen
     workshop.run(*cli, *otel_instrument, sys.executable, workshop.program("chat(2)"))
     workshop.check(2)
     assert {(record.tags["team"], "run" in record.tags) for record in workshop.records} == {("blue", True)}
+
+
+def test_an_sdk_that_is_never_imported_costs_nothing() -> None:
+    """Neither imports nor threads: prices are loaded once there is an SDK whose calls will want them."""
+    code = """
+        import sys, threading
+        import otel_tokens
+        otel_tokens.instrument(config=False, ledger=False)
+        heavy = ("openai", "anthropic", "genai_prices", "wrapt", "otel_tokens.pricing.catalog", "sqlite3", "redis")
+        print([name for name in heavy if name in sys.modules], threading.active_count())
+        import openai
+        print("loading" if any(t.name == "otel-tokens-prices" for t in threading.enumerate())
+              or "genai_prices" in sys.modules else "not loading")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.splitlines() == ["[] 1", "loading"]
