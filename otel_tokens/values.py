@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from decimal import Decimal
+from decimal import Context, Decimal
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -24,6 +24,10 @@ CostStatus = Literal["priced", "estimated", "unpriced"]
 CostSource = Literal["provider", "local"]
 
 T = TypeVar("T")
+
+EXACT = Context(prec=200, traps=[])
+"""Our arithmetic of money: the application may have set another precision, or traps, in its thread's context. 200
+digits are never needed, so every sum and product is exact; absurd input must not raise."""
 
 
 def make(kind: type[T], values: dict[str, Any]) -> T:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from otel_tokens.guard.manage import Status
+from otel_tokens.values import EXACT
 
 _Z = 1.2816
 """80 % of outcomes lie within this many standard deviations."""
@@ -60,9 +61,9 @@ def forecast(status: Status, samples: Sequence[tuple[float, int, int]], smallest
     burnt = max(samples[-1][2] - samples[0][2], sum(costs[1:]))
     rate = burnt / span if span > 0 and burnt > 0 else 0.0
     mean = sum(costs) / len(costs)
-    left_smallest = float(left * smallest)
+    left_smallest = float(left) * smallest
     seconds, low, high = _interval(left_smallest, rate, costs)
-    per_call = Decimal(round(mean)) / smallest
+    per_call = EXACT.divide(Decimal(round(mean)), smallest)
     return Forecast(
         status.name,
         status.unit,
@@ -72,7 +73,7 @@ def forecast(status: Status, samples: Sequence[tuple[float, int, int]], smallest
         len(samples),
         calls_left=int(left_smallest // mean),
         per_call=per_call,
-        per_hour=Decimal(round(rate * 3600)) / smallest,
+        per_hour=EXACT.divide(Decimal(round(rate * 3600)), smallest),
         seconds_left=seconds,
         seconds_low=low,
         seconds_high=high,

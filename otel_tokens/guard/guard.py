@@ -180,7 +180,7 @@ class Guard:
                 for slot, booking in zip(slots, bookings, strict=True)
                 if at >= start and (slot.budget, slot.unit, slot.scope) == (row.name, row.unit, row.scope)
             ]
-            made.append(forecast(row, samples, int(1 / units.from_smallest(row.unit, 1)), now))
+            made.append(forecast(row, samples, units.smallest(row.unit), now))
         return made
 
     def change(self, op: Change, name: str, amount: str | None = None, *, scope: str | None = None) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from otel_tokens.guard import units
 from otel_tokens.guard.store.base import Change, Row, Store
+from otel_tokens.values import EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,12 @@ class Status:
     @property
     def remaining(self) -> Decimal:
         """What is neither used nor reserved, never below 0."""
-        return max(Decimal(0), self.limit - self.used - self.reserved)
+        return max(Decimal(0), EXACT.subtract(EXACT.subtract(self.limit, self.used), self.reserved))
 
     @property
     def ratio(self) -> float:
         """used / limit; 1 for a limit of nothing."""
-        return float(self.used / self.limit) if self.limit > 0 else 1.0
+        return float(self.used) / float(self.limit) if self.limit > 0 else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it: amounts as text, nothing lost."""

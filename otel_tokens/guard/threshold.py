@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Literal, cast, get_args
 
 from otel_tokens.guard import units
 from otel_tokens.guard.presets import PAUSE_SECONDS, SLOW_SECONDS, STANDARD_THRESHOLDS
 from otel_tokens.guard.wrong import Wrong, check, one_of
+from otel_tokens.values import EXACT
 
 Kind = Literal["log", "event", "callback", "checkpoint", "compact", "webhook", "downgrade", "clamp", "slow", "pause"]
 KINDS = get_args(Kind)
@@ -43,7 +43,7 @@ class Threshold:
     @property
     def percent(self) -> str:
         """The share for people: "70 %"."""
-        return f"{Decimal(self.permille) / 10:g} %"
+        return f"{self.permille / 10:g} %"
 
 
 def thresholds(value: object) -> tuple[Threshold, ...]:
@@ -100,8 +100,8 @@ def permille(value: object) -> int:
     except ValueError:
         raise Wrong(f"{value!r} is not a share; write 70%, 70 or 0.7") from None
     if "." in text and not text.endswith("%") and number <= 1:
-        number *= 100
-    exact = number * 10
+        number = EXACT.multiply(number, 100)
+    exact = EXACT.multiply(number, 10)
     check(exact == exact.to_integral_value() and 0 < exact <= 10_000, f"{value!r} must lie in 0.1% to 1000%")
     return int(exact)
 

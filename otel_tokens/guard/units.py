@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
+from otel_tokens.values import EXACT
+
 NANO = 1_000_000_000
-_NANO = Decimal(NANO)
 USD = "usd"
 TOKENS = "tokens"
 INPUT_TOKENS = "input_tokens"
@@ -63,12 +64,17 @@ _LARGEST = 10**15
 
 def nano(money: Decimal) -> int:
     """USD to nano-USD, rounded up: a budget never gains by rounding."""
-    return int((money * _NANO).to_integral_value(ROUND_CEILING))
+    return int(EXACT.scaleb(money, 9).to_integral_value(ROUND_CEILING))
 
 
 def family(unit: str) -> str:
     """The kind of a unit: "operations:file_edit" is of "operations"."""
     return unit.partition(":")[0]
+
+
+def smallest(unit: str) -> int:
+    """How many of the smallest units make a whole one."""
+    return _SMALLEST.get(unit, 1)
 
 
 def to_smallest(unit: str, amount: object) -> int:
@@ -77,15 +83,15 @@ def to_smallest(unit: str, amount: object) -> int:
         return _scaled(duration(amount), 1000)
     number, rest = _number(amount)
     if rest and unit != USD and rest.lower() in _SCALE:
-        number, rest = number * _SCALE[rest.lower()], ""
+        number, rest = EXACT.multiply(number, _SCALE[rest.lower()]), ""
     if rest and _WORDS.get(rest.lower()) != family(unit):
         raise ValueError(f"{amount!r} is not an amount of {unit}")
-    return _scaled(number, _SMALLEST.get(unit, 1))
+    return _scaled(number, smallest(unit))
 
 
 def from_smallest(unit: str, amount: int) -> Decimal:
     """The amount in whole units: USD, tokens, seconds."""
-    return Decimal(amount) / _SMALLEST.get(unit, 1)
+    return EXACT.divide(Decimal(amount), smallest(unit))
 
 
 def duration(value: object) -> Decimal:
@@ -96,7 +102,7 @@ def duration(value: object) -> Decimal:
     factor = _DURATIONS.get(rest.lower())
     if factor is None:
         raise ValueError(f"{value!r} is not a time; write 90, 90s, 15 min, 2h or 7d")
-    return number * factor
+    return EXACT.multiply(number, factor)
 
 
 def parse_amount(text: str) -> tuple[str, int]:
@@ -110,22 +116,22 @@ def parse_amount(text: str) -> tuple[str, int]:
     for letter, scale in _SCALE.items():
         scaled = _WORDS.get(word[1:].strip()) if word.startswith(letter) else None
         if scaled is not None and scaled != USD:
-            return scaled, _scaled(number * scale, 1)
+            return scaled, _scaled(EXACT.multiply(number, scale), 1)
     unit = _WORDS.get(word) or (SECONDS if word in _DURATIONS else None)
     if unit is None and word.startswith(f"{OPERATIONS}:"):
         unit = rest
     if unit is None:
         raise ValueError(f"{text!r} does not say of what; write 5USD, 50000tokens, 10calls or 15min")
-    return unit, _scaled(number * _DURATIONS.get(word, 1) if unit == SECONDS else number, _SMALLEST.get(unit, 1))
+    return unit, _scaled(duration(text) if unit == SECONDS else number, smallest(unit))
 
 
 def show(unit: str, amount: int) -> str:
     """An amount for people, without its unit: "4.97", "12,345", "90"."""
     if family(unit) == USD:
         value = from_smallest(unit, amount)
-        return f"{value:,.2f}" if value == value.quantize(Decimal("0.01")) else f"{value.normalize():,f}"
+        return f"{value.normalize(EXACT):,f}" if amount % (NANO // 100) else f"{value:,.2f}"
     if family(unit) == SECONDS:
-        return f"{from_smallest(unit, amount).normalize():,f}"
+        return f"{from_smallest(unit, amount).normalize(EXACT):,f}"
     return f"{amount:,}"
 
 
@@ -151,9 +157,9 @@ def _number(value: object) -> tuple[Decimal, str]:
 
 
 def _scaled(number: Decimal, scale: int) -> int:
-    exact = number * scale
+    exact = EXACT.multiply(number, scale)
     if exact != exact.to_integral_value():
         raise ValueError(f"{number} is finer than 1/{scale}" if scale > 1 else f"{number} is not a whole number")
-    if abs(exact) > _LARGEST:
+    if not -_LARGEST <= exact <= _LARGEST:
         raise ValueError(f"{number} is too large")
     return int(exact)

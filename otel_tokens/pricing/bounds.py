@@ -7,12 +7,12 @@ from fnmatch import fnmatchcase
 from functools import reduce
 from math import inf
 
-from otel_tokens.pricing.card import EXACT, charge
+from otel_tokens.pricing.card import charge
 from otel_tokens.pricing.catalog import Catalog
 from otel_tokens.pricing.names import place
 from otel_tokens.pricing.price import Pricer
 from otel_tokens.pricing.shipped import PRICE_LISTS
-from otel_tokens.values import Cost, PriceLine, Usage
+from otel_tokens.values import EXACT, Cost, PriceLine, Usage
 
 MAX_OUTPUT: tuple[tuple[str, int], ...] = (
     # Largest output in tokens, reasoning included, by the vendors' model pages as of 2026-11. The first pattern that

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from decimal import Context, Decimal
+from decimal import Decimal
 from math import inf
 
-from otel_tokens.values import Usage
-
-# Our own context: the application may have set another precision or trap on its thread's. 200 digits are never
-# needed; they make every product and sum exact. Traps are off because absurd input must not raise.
-EXACT = Context(prec=200, traps=[])
+from otel_tokens.values import EXACT, Usage
 
 ZERO = Decimal(0)
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, cast
 
-from otel_tokens.pricing.card import EXACT, RateCard, Rates, rates_per_million
+from otel_tokens.pricing.card import RateCard, Rates, rates_per_million
 from otel_tokens.pricing.rules import PriceRule
 from otel_tokens.pricing.shipped import CLAUDE_WEB_SEARCH, CLAUDE_WRITE_1H, OPENAI_WRITE_12H, Shipped
+from otel_tokens.values import EXACT
 
 THOUSAND = Decimal(1000)
 

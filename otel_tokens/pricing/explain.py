@@ -8,10 +8,11 @@ from decimal import Decimal
 from difflib import get_close_matches
 from math import isfinite
 
-from otel_tokens.pricing.card import EXACT, RATE_NAMES, RateCard, Rates
+from otel_tokens.pricing.card import RATE_NAMES, RateCard, Rates
 from otel_tokens.pricing.catalog import Catalog, canonical
 from otel_tokens.pricing.shipped import PRICE_LISTS
 from otel_tokens.pricing.vendors import vendor_of
+from otel_tokens.values import EXACT
 
 PER_MILLION = "USD per million tokens"
 EACH = "USD each"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from otel_tokens.pricing.card import EXACT, ZERO, Parts, charge, is_unsure
+from otel_tokens.pricing.card import ZERO, Parts, charge, is_unsure
 from otel_tokens.pricing.catalog import Catalog, Found, Query
 from otel_tokens.pricing.names import place
-from otel_tokens.values import Cost, CostStatus, Usage, make
+from otel_tokens.values import EXACT, Cost, CostStatus, Usage, make
 
 NO_USAGE = "no usage"
 """`Cost.rule` of a call that reported no tokens: nothing to price, so not a missing price either."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any
 
 from otel_tokens import conventions as names
 from otel_tokens.telemetry.labels import Labels
-from otel_tokens.values import COST_PARTS, Cost, Usage
+from otel_tokens.values import COST_PARTS, EXACT, Cost, Usage
 
 ZERO = Decimal(0)
 
-# The application may have set a small precision for its own thread; money is added in a context of ours.
-_EXACT = Context(prec=120, traps=[])
-exact_sum = _EXACT.add
-exact_difference = _EXACT.subtract
+exact_sum = EXACT.add
+exact_difference = EXACT.subtract
 
 UNKNOWN = "unknown"
 MODALITIES = ("text", "image", "audio")

@@ -15,7 +15,7 @@ from otel_tokens.providers.registry import providers
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.shapes import is_list
 from otel_tokens.usage.read import Counts, flatten, get
-from otel_tokens.values import TOKEN_FIELDS, Component, Usage, make
+from otel_tokens.values import EXACT, TOKEN_FIELDS, Component, Usage, make
 
 ABSURD = 10**12
 """No call has a trillion tokens: such a number is a fault of the provider, kept out of every sum."""
@@ -238,7 +238,7 @@ def _cost(rules: _Map, counts: Counts) -> Decimal | None:
             if value is None:
                 continue
             try:
-                amount = Decimal(str(value)) * unit
+                amount = EXACT.multiply(Decimal(str(value)), unit)
             except (InvalidOperation, ValueError):
                 continue
             if amount.is_finite() and 0 <= amount < ABSURD:

@@ -183,7 +183,7 @@ def straight_price(provider: str, model: str, usage: Usage, *, at: float, **term
     if UNKNOWN_MODEL in model or model.isalpha():
         return UNPRICED
     factor = next((f for word, f in EXPENSIVE.items() if word in model), 1)
-    total = (Decimal(usage.input + 2 * usage.output) + Decimal(usage.cache_write)) * factor / 10**6
+    total = Decimal(f"{(usage.input + 2 * usage.output + usage.cache_write) * factor}e-6")
     return Cost(total=total, status="priced")
 
 

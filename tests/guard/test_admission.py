@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 from decimal import Decimal
 from typing import Any
 
@@ -45,6 +46,23 @@ def test_reserve_then_settle(kit: Any) -> None:
     assert rows(guard)[("all", "usd", "")] == (Decimal("0.0002"), 0, 1)
     assert rows(guard)[("all", "tokens", "")] == (150, 0, 1000)
     assert rows(guard)[("all", "calls", "")] == (1, 0, 5)
+
+
+@pytest.mark.parametrize("traps", [[], [decimal.Inexact, decimal.Rounded]])
+def test_the_applications_decimal_context_changes_no_amount(kit: Any, traps: list[Any]) -> None:
+    def story() -> Any:
+        guard = kit.guard(Budget("all", usd="12.3456789"))
+        lease = guard.admit(kit.call(), kit.sizes(1234, 5678))
+        reserved = rows(guard)
+        guard.settle(lease, kit.record(lease, 1234, 4567))
+        with pytest.raises(BudgetExceededError) as refused:
+            guard.admit(kit.call(), kit.sizes(12_345_678, 12))
+        error = refused.value
+        return reserved, rows(guard), (error.limit, error.used, error.requested), str(error), guard.forecast()[0].left
+
+    told = story()
+    with decimal.localcontext(decimal.Context(prec=2, traps=traps)):
+        assert story() == told
 
 
 def test_release_books_nothing(kit: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -271,3 +272,12 @@ def test_the_endpoint_of_a_block_is_found() -> None:
     assert endpoint_of("zai", {"input_tokens": 1, "cache_read_input_tokens": 0}).name == "anthropic.messages"
     with pytest.raises(ValueError, match=r"known are .*openai.chat"):
         endpoint_of("openai", {}, "openai.chatt")
+
+
+def test_a_reported_cost_is_exact_in_any_decimal_context() -> None:
+    raw = {"prompt_tokens": 10, "completion_tokens": 5, "cost_in_usd_ticks": 123456789}
+    endpoint = endpoint_of("x_ai", raw)
+    with decimal.localcontext(decimal.Context(prec=2, traps=[decimal.Inexact, decimal.Rounded])):
+        usage = normalise_block(raw, endpoint)
+    assert usage.reported_cost == Decimal("0.0123456789")
+    assert usage.flags == ()
