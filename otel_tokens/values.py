@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Context, Decimal
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 Origin = Literal["provider", "partial", "estimated", "missing"]
 """Where token numbers come from: the provider's report; a stream that ended early (input reported, output
@@ -183,26 +183,52 @@ class Call:
     tags: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Budget reserved for one call. `key` is unique; `grants` are (budget, scope, amount) as the store keeps them.
+class Lease(Protocol):
+    """Budget reserved for one call, as others than the guard see it."""
 
-    `model`, `max_output` and `timeout` (seconds) are what the guard wants changed in the request. A stream needs a
-    look once it has produced `look_at` output tokens (None: never).
-    """
+    @property
+    def key(self) -> str:
+        """Unique among all leases."""
+        ...
 
-    key: str
-    grants: tuple[tuple[str, str, int], ...]
-    expires: float
-    decision: str = "allow"
-    model: str | None = None
-    max_output: int | None = None
-    timeout: float | None = None
-    look_at: int | None = None
+    @property
+    def grants(self) -> tuple[tuple[str, str, int], ...]:
+        """(budget, scope, amount in smallest units) of what is reserved."""
+        ...
+
+    @property
+    def expires(self) -> float:
+        """Unix seconds at which the reservation ends by itself, unless it is renewed."""
+        ...
+
+    @property
+    def decision(self) -> str:
+        """"allow", or "warn" where a budget has passed its first threshold."""
+        ...
+
+    @property
+    def model(self) -> str | None:
+        """The model the request is to go to; None: as asked."""
+        ...
+
+    @property
+    def max_output(self) -> int | None:
+        """The output tokens per choice that the request is to be bounded to; None: as asked."""
+        ...
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds within which the call must end; None: no matter."""
+        ...
+
+    @property
+    def look_at(self) -> int | None:
+        """A stream needs a look once it has produced so many output tokens, not before; None: never."""
+        ...
 
     def fullest(self) -> tuple[str, float] | None:
         """The budget of the call that was used up most when it was admitted, and the used share (1: all of it)."""
-        return None
+        ...
 
 
 @dataclass(frozen=True)  # no slots: `make`

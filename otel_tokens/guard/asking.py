@@ -77,7 +77,7 @@ def _usual(room: Room, call: Call, sizes: CallSizes) -> ActiveLease | Asking | N
         values = room.meter.amounts(plan, call, call.model, sizes, bound=None)
     except UnpricedError:
         raise unpriced(room, plan, call) from None
-    return ActiveLease(call.id, call, sizes, plan, values, amounts=[values[measure] for measure in plan.measures])
+    return ActiveLease(call.id, call, sizes, plan, values, amounts=plan.take(values))
 
 
 def _refused(room: Room, lease: ActiveLease, answer: Admission) -> Story[ActiveLease]:
@@ -156,8 +156,7 @@ class Asking:
         """A lease for what is about to be asked. A key is never used twice: stores remember released ones."""
         key = self.call.id if not self.asked else f"{self.call.id}.{self.asked}"
         self.asked += 1
-        amounts = [self.values[m] for m in self.plan.measures]
-        return ActiveLease(key, self.call, self.sizes, self.plan, self.values, amounts=amounts)
+        return ActiveLease(key, self.call, self.sizes, self.plan, self.values, amounts=self.plan.take(self.values))
 
     def ask(self, lease: ActiveLease) -> Story[Admission]:
         """Reserve gas, then ask the store; on anything but a grant the gas is put back."""
@@ -190,7 +189,7 @@ class Asking:
             self.bound = bound
             self.values = self.room.meter.amounts(self.plan, self.call, self.model, self.sizes, bound=bound)
             gas.reserve(self.values["tokens"])
-            lease.values, lease.amounts = self.values, [self.values[m] for m in self.plan.measures]
+            lease.values, lease.amounts = self.values, self.plan.take(self.values)
         lease.gas, lease.gas_tokens = gas, self.values["tokens"]
 
     def drain(self, lease: ActiveLease) -> None:

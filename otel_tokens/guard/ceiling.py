@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields, replace
 from math import inf
+from typing import TYPE_CHECKING
 
 from otel_tokens.guard.learned import Terms
 from otel_tokens.guard.options import Straight
 from otel_tokens.values import Call, CallSizes, PriceLine, Usage
+
+if TYPE_CHECKING:
+    from otel_tokens.guard.index import Plan
 
 KEPT_SECONDS = 60.0
 """How long lines are used before prices are looked up again: the application may update them while it runs."""
@@ -64,27 +68,37 @@ class Lines:
         self.since = max(self.since, at - KEPT_SECONDS)
 
 
+Kind = tuple[object, ...]
+"""What the lines of a call depend on."""
+
+
 class Ceiling:
-    """Upper bounds of cost: a look-up and a sum of products. 1 us, where pricing two uses of a call takes 25 us."""
+    """Upper bounds of cost: a comparison and a sum of products. Under 1 us, where pricing two uses takes 25 us."""
 
     def __init__(self, straight: Straight | None) -> None:
         self._straight = straight
-        self._kinds: dict[tuple[object, ...], Lines] = {}
+        self._kinds: dict[Kind, Lines] = {}
 
-    def __call__(self, call: Call, model: str, sizes: CallSizes, output: int, seen: frozenset[Terms]) -> int | None:
+    def __call__(
+        self, plan: Plan, call: Call, model: str, sizes: CallSizes, output: int, *, seen: frozenset[Terms]
+    ) -> int | None:
         """The most nano-USD of a call to `model` with so many output tokens; None where pricing must tell."""
         straight = self._straight
         if straight is None:
             return None
         kind = (
-            *(call.provider, model, call.service_tier, call.speed, call.geo, call.server_address),
+            *(model, call.provider, call.service_tier, call.speed, call.geo, call.server_address),
             *(sizes.cache_write, sizes.audio, seen),
         )
-        found = self._kinds.get(kind)
-        if found is None or not found.since <= call.started < found.until:
-            if len(self._kinds) >= MAX_KINDS:
-                self._kinds.clear()
-            found = self._kinds[kind] = Lines(_lines(straight, call, model, sizes, seen), call.started)
+        # Nearly all calls of a plan are of the kind of the one before: to compare costs less than to look up.
+        known, found = plan.ceiling
+        if kind != known or not found.since <= call.started < found.until:
+            found = self._kinds.get(kind) or NO_LINES
+            if not found.since <= call.started < found.until:
+                if len(self._kinds) >= MAX_KINDS:
+                    self._kinds.clear()
+                found = self._kinds[kind] = Lines(_lines(straight, call, model, sizes, seen), call.started)
+            plan.ceiling = (kind, found)
         given, searches = sizes.input_upper, sizes.web_searches
         if given > found.most_input:
             return None
@@ -118,3 +132,6 @@ def _dearest(lines: list[PriceLine]) -> list[PriceLine]:
         if not any(all(a >= b for a, b in zip(other[:4], line[:4], strict=True)) for other in kept):
             kept.append(line)
     return kept
+
+
+NO_LINES = Lines([], 0.0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 
+from otel_tokens.guard.ceiling import NO_LINES, Kind, Lines
 from otel_tokens.guard.declare import CALL_KEYS, Condition
 from otel_tokens.guard.line import NEVER, Line, scope_name, slot_key
 from otel_tokens.guard.store.base import Slot
@@ -32,8 +34,9 @@ class Shape:
         "needed",
         "priced",
         "steered",
+        "take",
+        "take_actual",
         "timed",
-        "units",
         "watched",
     )
 
@@ -43,9 +46,11 @@ class Shape:
         self.caps = caps
         self.measures = tuple(line.measure for line in lines)
         self.first_shares = tuple(line.thresholds[0].permille if line.thresholds else NEVER for line in lines)
-        self.units = tuple(measure.removeprefix("~") for measure in self.measures)
+        units = tuple(measure.removeprefix("~") for measure in self.measures)
+        self.take = _taker(self.measures)
+        self.take_actual = _taker(units)
         self.needed = frozenset(line.measure for line in every)
-        self.money = USD in self.units
+        self.money = USD in units
         self.priced = USD in self.needed
         self.expected = any(measure.startswith("~") for measure in self.needed)
         self.hard_money = any(line.hard and line.unit == USD for line in every)
@@ -59,15 +64,23 @@ class Shape:
             self.watched = "~output_tokens" if any(m.startswith("~") for m in bounded) else "output_tokens"
 
 
+def _taker(names: tuple[str, ...]) -> Callable[[Mapping[str, int]], tuple[int, ...]]:
+    """A function that takes these out of a mapping, in order."""
+    return itemgetter(*names) if len(names) > 1 else lambda values: tuple([values[name] for name in names])
+
+
 class Plan:
     """The lines and slots of one kind of call (model and tags), until the first of their windows ends.
 
     `tally` is text, because its hash is kept: one look-up counts the decision of all lines. `first_shares` are the
-    lowest thresholds in permille: below them a settlement looks no further.
+    lowest thresholds in permille: below them a settlement looks no further. `take` takes what to reserve on each slot
+    out of amounts by measure, `take_actual` what to charge out of amounts by unit. `ceiling` are the price lines of the
+    last call (`guard.ceiling`).
     """
 
     __slots__ = (
         "caps",
+        "ceiling",
         "expected",
         "first_shares",
         "graceful",
@@ -80,9 +93,10 @@ class Plan:
         "shape",
         "slots",
         "steered",
+        "take",
+        "take_actual",
         "tally",
         "timed",
-        "units",
         "until",
         "watched",
     )
@@ -98,6 +112,7 @@ class Plan:
         self.shape = shape
         self.slots = slots
         self.until = until
+        self.ceiling: tuple[Kind, Lines] = ((), NO_LINES)
         self.graceful = any([slot.grace for slot in slots])  # noqa: C419 (a list is faster, and this is per call kind)
         self.tally = f"{self.model}\n{self.provider}\n{shape.names}"
         # Copied, for a call asks for them again and again.
@@ -105,7 +120,8 @@ class Plan:
         self.first_shares = shape.first_shares
         self.caps = shape.caps
         self.measures = shape.measures
-        self.units = shape.units
+        self.take = shape.take
+        self.take_actual = shape.take_actual
         self.money = shape.money
         self.priced = shape.priced
         self.expected = shape.expected

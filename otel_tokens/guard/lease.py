@@ -9,21 +9,13 @@ from typing import Any
 from otel_tokens.guard.gas import Gas
 from otel_tokens.guard.index import Plan
 from otel_tokens.guard.store.base import Balance
-from otel_tokens.values import Call, CallSizes, Lease
+from otel_tokens.values import Call, CallSizes
 
 
-class ActiveLease(Lease):
-    """`Lease`, with what the guard remembers of the call.
+class ActiveLease:
+    """A `values.Lease`, with what the guard remembers of the call. Its fields change under the guard's own hands."""
 
-    `model`, `max_output` (per choice) and `timeout` (seconds) are None where the request stays as it is.
-    `look_at`: a stream needs a look once it has produced that many output tokens, not before (None: never).
-    """
-
-    # The base is frozen for everybody else; here fields change under the guard's own hands. As this very
-    # function it costs nothing. Defaults live in the class: most leases never change them.
-    __setattr__ = object.__setattr__
-
-    key: str
+    # Defaults live in the class: most leases never change them.
     expires: float = 0.0
     decision: str = "allow"
     model: str | None = None
@@ -40,7 +32,7 @@ class ActiveLease(Lease):
     balances: Sequence[Balance] = ()
 
     def __init__(
-        self, key: str, call: Call, sizes: CallSizes, plan: Plan, values: dict[str, int], *, amounts: list[int]
+        self, key: str, call: Call, sizes: CallSizes, plan: Plan, values: dict[str, int], *, amounts: Sequence[int]
     ) -> None:
         self.key = key
         self.call = call
@@ -55,7 +47,7 @@ class ActiveLease(Lease):
         return self.plan.model
 
     @property
-    def grants(self) -> tuple[tuple[str, str, int], ...]:  # type: ignore[override]
+    def grants(self) -> tuple[tuple[str, str, int], ...]:
         """(budget, scope, amount in smallest units) of what is reserved."""
         slots = self.plan.slots
         return tuple((slot.budget, slot.scope, amount) for slot, amount in zip(slots, self.amounts, strict=True))

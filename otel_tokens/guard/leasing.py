@@ -98,7 +98,7 @@ def close(room: Room, lease: ActiveLease, record: Record) -> None:
     values = room.meter.actual(plan, lease.sent_model, record, lease.values)
     if lease.gas is not None:
         lease.gas.settle(lease.gas_tokens, values["tokens"])
-    amounts = [values[unit] for unit in plan.units]
+    amounts = plan.take_actual(values)
     if not amounts:
         pass
     elif store.direct:
@@ -130,8 +130,8 @@ def booked(room: Room, lease: ActiveLease, bookings: Sequence[Booking]) -> None:
         return
     now = time.time()
     room.burn.append((now, plan.slots, bookings))
-    for booking, share in zip(bookings, plan.first_shares, strict=True):
-        if booking[1] * 1000 >= booking[3] * share:
+    for (_, after, _, limit), share in zip(bookings, plan.first_shares, strict=True):
+        if after * 1000 >= limit * share:
             room.running_low = True
             room.crossed(plan.lines, plan.slots, bookings, call=lease.call, now=int(now * 1000))
             break

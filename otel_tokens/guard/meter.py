@@ -110,7 +110,7 @@ class Meter:
         seen = self._learned.of(call.provider, model).terms
         if call.free:
             return 0
-        most = self._ceiling(call, model, sizes, output, seen)
+        most = self._ceiling(plan, call, model, sizes, output, seen=seen)
         if most is not None:
             return most
         kinds = uses(sizes.input_upper, output, sizes.web_searches, sizes)

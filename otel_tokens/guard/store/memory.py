@@ -124,6 +124,8 @@ class MemoryStore(Store):
                 self._shift(rest, -1)
             return bookings
 
+    settle_at_once = settle
+
     def _admit(self, request: _Request) -> Admission:
         """The whole of `admit`: windows turn, slices leave, graces are given, refusals said."""
         now = request.now
