@@ -71,8 +71,10 @@ def _again(held: ref[ActiveCall], model: str) -> CallSizes:
 
 def remember(active: ActiveCall, tokens: int) -> None:
     """Keep the tokens of a conversation that the provider remembers, by the ids that go on with it."""
-    endpoint, body = active.endpoint, active.body or {}
-    ids: list[Any] = [active.facts.id, *(dig(body, path) for path in endpoint.history[1:])]
-    for key in ids if endpoint.history else ():
+    history = active.endpoint.history
+    if not history:
+        return
+    body = active.body or {}
+    for key in (active.facts.id, *(dig(body, path) for path in history[1:])):
         if isinstance(key, str):
             active.engine.remember(key, tokens)

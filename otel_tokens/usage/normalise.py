@@ -57,15 +57,17 @@ class _Map:
 
 
 class _Plan:
-    """A usage map resolved for one set of stated keys."""
+    """A usage map resolved for one set of stated keys. What the keys cannot hold needs no look at the numbers."""
 
-    __slots__ = ("reported", "steps")
+    __slots__ = ("has_components", "has_cost", "reported", "steps")
 
     def __init__(self, rules: _Map, counts: Counts) -> None:
         expressions = {**dict(rules.fields), "total": rules.total}
         found = {name: _stated(name, expressions, counts) for name in expressions}
         self.steps = tuple((name, keys) for name, keys in found.items() if keys)
         self.reported = frozenset(name for name, _ in self.steps if name not in _NOT_REPORTED)
+        self.has_cost = any(key in counts for (key,) in (*rules.cost, *rules.cost_ticks))
+        self.has_components = any(key.startswith(part) for (part,) in rules.components for key in counts)
 
     def values(self, counts: Counts) -> dict[str, int] | None:
         """The fields' values, or None when a count is not a plain, believable integer."""
@@ -129,7 +131,7 @@ def normalise(counts: Counts, endpoint: Endpoint) -> Usage:
         reported = frozenset(values) - _NOT_REPORTED
     total = values.pop("total", None)
     beside = values.pop("reasoning_beside", 0)
-    cost = _cost(rules, counts) if rules.cost or rules.cost_ticks else None
+    cost = _cost(rules, counts) if plan.has_cost else None
     if "input" not in values and "output" not in values:
         return Usage(flags=(*flags, "unreadable") if counts else (), reported_cost=cost, total=total)
     if beside and "reasoning" not in values:
@@ -141,7 +143,7 @@ def normalise(counts: Counts, endpoint: Endpoint) -> Usage:
     made: dict[str, Any] = {**values, "total": total, "reported_cost": cost, "origin": "provider", "reported": reported}
     if flags:
         made["flags"] = tuple(flags)
-    if rules.components:
+    if plan.has_components:
         made["components"] = _components(rules, counts, endpoint)
     return make(Usage, made)
 
