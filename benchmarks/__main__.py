@@ -18,6 +18,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 import otel_tokens
 from benchmarks import guard
-from benchmarks.floor import Floor
+from benchmarks.floor import Floor, Model, Watch
 from benchmarks.transport import client
 
 ROUNDS = 20
@@ -54,15 +55,24 @@ def bare() -> Any:
     yield
 
 
-@contextmanager
-def floor() -> Any:
-    """The hand-written floor."""
-    import anthropic._base_client as a
-    import openai._base_client as o
-
+@cache
+def model_of(sdk: str) -> Model:
+    """A span of this library's, of one plain call."""
     tracers, meters = providers()
-    made = Floor(tracers.get_tracer("floor"), meters.get_meter("floor"))
-    held = [(kind, vars(kind)["request"]) for m in (o, a) for kind in (m.SyncAPIClient, m.AsyncAPIClient)]
+    tracers.add_span_processor(watch := Watch())
+    otel_tokens.instrument(tracers, meters, config=False)
+    request(sdk, client(sdk, stream=False, asynchronous=False), stream=False)
+    otel_tokens.uninstrument()
+    return watch.seen
+
+
+@contextmanager
+def floor(sdk: str) -> Any:
+    """The hand-written floor."""
+    module = importlib.import_module(f"{sdk}._base_client")
+    tracers, meters = providers()
+    made = Floor(tracers.get_tracer("floor"), meters.get_meter("floor"), model_of(sdk))
+    held = [(kind, vars(kind)["request"]) for kind in (module.SyncAPIClient, module.AsyncAPIClient)]
     for kind, original in held:
         wrapper = made.aaround if kind.__name__.startswith("Async") else made.around
         kind.request = wrapt.FunctionWrapper(original, wrapper)
@@ -193,7 +203,7 @@ def against_peers(sdk: str, *, asynchronous: bool) -> None:
         return
     took = measure(
         work(sdk, stream=False, asynchronous=asynchronous),
-        {"bare": bare, "floor": floor, "metered": metered, **found},
+        {"bare": bare, "floor": partial(floor, sdk), "metered": metered, **found},
         CALLS,
     )
     for name in ("metered", *found):
@@ -242,12 +252,12 @@ def absolute(run: Callable[[int], None], variants: dict[str, Any], calls: int) -
     return {name: statistics.median(took[name] for took in taken) for name in variants}
 
 
-def table(folder: Path) -> dict[str, Any]:
+def table(sdk: str, folder: Path) -> dict[str, Any]:
     """The variants that take turns."""
     ledger = folder / "ledger.db"
     return {
         "bare": bare,
-        "floor": floor,
+        "floor": partial(floor, sdk),
         "metered": metered,
         "with ledger": lambda: metered(ledger=ledger),
         "guard+ledger": lambda: metered(
@@ -301,10 +311,14 @@ def main() -> int:
     if quick:
         ROUNDS = 6
     with tempfile.TemporaryDirectory() as name:
-        variants = table(Path(name))
         print("CPU per call beyond the bare SDK; ratio to the floor (targets: metered <= 0.8, guard+ledger <= 1.3)")
-        print(f"{'case':<26}{'bare us':>9}{'floor us':>10}", *(f"{v:>22}" for v in list(variants)[2:]), sep="")
+        print(
+            f"{'case':<26}{'bare us':>9}{'floor us':>10}",
+            *(f"{v:>22}" for v in list(table("openai", Path(name)))[2:]),
+            sep="",
+        )
         for sdk in ("openai", "anthropic"):
+            variants = table(sdk, Path(name))
             for asynchronous in (False, True):
                 for stream in (False, True):
                     run = work(sdk, stream=stream, asynchronous=asynchronous)

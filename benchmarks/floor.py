@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry import context
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind, set_span_in_context
 
 from otel_tokens import conventions as c
 
 
-class Floor:
-    """Starts and ends one SDK span with the usual attributes, records the duration and the tokens; nothing else."""
+class Model(NamedTuple):
+    """What a span of this library looks like: its name, and its attributes at the start and those that come later."""
 
-    def __init__(self, tracer: Any, meter: Any) -> None:
+    name: str
+    first: dict[str, Any]
+    later: dict[str, Any]
+
+
+class Watch(SpanProcessor):
+    """Keeps what the last span was like."""
+
+    seen: Model
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        """Take the first attributes."""
+        self._first = dict(span.attributes)
+
+    def on_end(self, span: Any) -> None:
+        """Take the others."""
+        later = {name: value for name, value in span.attributes.items() if name not in self._first}
+        self.seen = Model(span.name, self._first, later)
+
+
+LABELS = (c.OPERATION, c.PROVIDER, c.REQUEST_MODEL, c.RESPONSE_MODEL, c.SERVER_ADDRESS, c.SERVER_PORT)
+TOKENS = (c.USAGE_INPUT, c.USAGE_OUTPUT, c.USAGE_CACHE_READ, c.USAGE_CACHE_WRITE, c.USAGE_REASONING)
+
+
+class Floor:
+    """Starts and ends one SDK span with the same attributes, records the duration and the tokens; nothing else.
+
+    The numbers are constants, those of `model`: reading them is metering, and not the floor's.
+    """
+
+    def __init__(self, tracer: Any, meter: Any, model: Model) -> None:
         self.tracer = tracer
         self.duration = meter.create_histogram(
             "floor.duration", "s", explicit_bucket_boundaries_advisory=c.SECONDS_BUCKETS
         )
-        names = ("input", "output", "cache_read", "cache_write", "reasoning")
-        self.counters = [meter.create_counter(f"floor.{name}", "{token}") for name in names]
+        self.name, self.first, self.later = model
+        every = model.first | model.later
+        self.labels = {name: every[name] for name in LABELS}
+        self.counters = [(meter.create_counter(name, "{token}"), every.get(name, 0)) for name in TOKENS]
 
     def around(self, wrapped: Any, instance: Any, args: Any, keywords: Any) -> Any:
         """Around the sync request function."""
@@ -43,57 +76,14 @@ class Floor:
         return self._end(span, started, result)
 
     def _begin(self) -> tuple[Any, Any, float]:
-        span = self.tracer.start_span(
-            "chat gpt-4o",
-            kind=SpanKind.CLIENT,
-            attributes={
-                c.OPERATION: "chat",
-                c.PROVIDER: "openai",
-                c.REQUEST_MODEL: "gpt-4o",
-                c.SERVER_ADDRESS: "api.openai.com",
-                c.SERVER_PORT: 443,
-                c.REQUEST_MAX_TOKENS: 500,
-            },
-        )
+        span = self.tracer.start_span(self.name, kind=SpanKind.CLIENT, attributes=dict(self.first))
         return span, context.attach(set_span_in_context(span)), time.perf_counter()
 
     def _end(self, span: Any, started: float, result: Any) -> Any:
-        # The numbers are constants: reading them is metering, and not the floor's.
-        span.set_attributes(
-            {
-                c.RESPONSE_MODEL: "gpt-4o-2024-08-06",
-                c.RESPONSE_ID: "chatcmpl-1",
-                c.RESPONSE_FINISH_REASONS: ("stop",),
-                c.SERVICE_TIER: "default",
-                c.USAGE_INPUT: 1200,
-                c.USAGE_OUTPUT: 80,
-                c.USAGE_CACHE_READ: 1024,
-                c.USAGE_CACHE_WRITE: 0,
-                c.USAGE_REASONING: 0,
-                c.USAGE_ORIGIN: "provider",
-                c.COST_TOTAL: 0.0025,
-                c.COST_CURRENCY: "USD",
-                c.COST_SOURCE: "local",
-                "otel_tokens.cost.input": 0.001,
-                "otel_tokens.cost.cache_read": 0.001,
-                "otel_tokens.cost.cache_write": 0.0,
-                "otel_tokens.cost.output": 0.0005,
-                "otel_tokens.cost.other": 0.0,
-                c.PRICING_STATUS: "priced",
-                c.PRICING_VERSION: "1",
-                c.PRICING_RULE: "genai-prices openai/gpt-4o",
-            }
-        )
-        labels = {
-            c.OPERATION: "chat",
-            c.PROVIDER: "openai",
-            c.REQUEST_MODEL: "gpt-4o",
-            c.RESPONSE_MODEL: "gpt-4o-2024-08-06",
-            c.SERVER_ADDRESS: "api.openai.com",
-            c.SERVER_PORT: 443,
-        }
+        span.set_attributes(dict(self.later))
+        labels = dict(self.labels)
         self.duration.record(time.perf_counter() - started, labels)
-        for counter, value in zip(self.counters, (1200, 80, 1024, 0, 0), strict=True):
+        for counter, value in self.counters:
             counter.add(value, labels)
         span.end()
         return result

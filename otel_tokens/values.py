@@ -203,7 +203,7 @@ class Lease(Protocol):
 
     @property
     def decision(self) -> str:
-        """"allow", or "warn" where a budget has passed its first threshold."""
+        """ "allow", or "warn" where a budget has passed its first threshold."""
         ...
 
     @property
