@@ -106,12 +106,22 @@ class Requests:
         return call, body
 
 
+class _LeftOut(dict[type[Any], bool]):
+    """Whether a value of this type stands for an argument that was not given: the SDK drops it before it sends."""
+
+    def __missing__(self, kind: type[Any]) -> bool:
+        self[kind] = answer = kind.__name__ in ("NotGiven", "Omit")
+        return answer
+
+
+_left_out = _LeftOut()
+
+
 def body_of(options: Options) -> dict[str, Any]:
     """The JSON body as it will be sent: `extra_body` wins over the call's own arguments."""
-    data, extra = options.json_data, options.extra_json
-    if not is_mapping(data):
-        data = {}
-    return {**data, **extra} if extra else {**data}
+    data: Mapping[str, Any] = options.json_data if is_mapping(options.json_data) else {}
+    body = {key: value for key, value in data.items() if not _left_out[type(value)]}
+    return {**body, **options.extra_json} if options.extra_json else body
 
 
 def ask_for_usage(options: Options, body: Mapping[str, Any]) -> Callable[[], None] | None:
