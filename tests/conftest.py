@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import otel_tokens
 from otel_tokens.demo.server import ModelServer, Reply, Respond
+from otel_tokens.instrument import flush
+from otel_tokens.ledger.query import rows
+from otel_tokens.values import Record
 
 MakeServer = Callable[..., ModelServer]
 
@@ -59,6 +71,90 @@ def make_server() -> Iterator[Callable[[Respond | Reply | Sequence[Reply] | None
 def model_server(make_server: MakeServer) -> ModelServer:
     """A running server with the default, believable model."""
     return make_server()
+
+
+HOSTS = (
+    {"match": "127.0.0.1", "path": "/v1", "provider": "openai"},
+    {"match": "127.0.0.1", "provider": "anthropic"},
+)
+"""The loopback server bills as OpenAI (below /v1) and Anthropic."""
+
+
+@dataclass
+class Meter:
+    """What the calls of one test came to, by every way out."""
+
+    ledger_path: Path
+    exporter: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
+    reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
+    tracers: TracerProvider = field(default_factory=TracerProvider)
+    seen: list[Record] = field(default_factory=list)
+    meters: MeterProvider = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.meters = MeterProvider([self.reader], shutdown_on_exit=False)
+
+    def records(self, *, collect: bool = False) -> list[Record]:
+        """All records so far, after everything queued is done (and garbage is collected, if asked)."""
+        if collect:
+            gc.collect()
+        flush()
+        return list(self.seen)
+
+    def one(self, *, collect: bool = False) -> Record:
+        """The only record."""
+        found = self.records(collect=collect)
+        assert len(found) == 1, [(r.call.model, r.outcome, r.usage) for r in found]
+        return found[0]
+
+    def spans(self) -> list[ReadableSpan]:
+        """All finished spans."""
+        return list(self.exporter.get_finished_spans())
+
+    def ledger(self) -> list[Record]:
+        """The ledger's rows as records."""
+        flush()
+        return list(rows(str(self.ledger_path)))
+
+    def points(self, name: str) -> list[Any]:
+        """The data points of a metric."""
+        data = self.reader.get_metrics_data()
+        return [
+            point
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
+        ]
+
+    def total(self, name: str) -> float:
+        """The sum of a counter over all its attributes."""
+        return sum(point.value for point in self.points(name))
+
+    def instrument(self, **settings: Any) -> None:
+        """Meter this process, with every way out; other settings by name."""
+        given: dict[str, Any] = {
+            "tracer_provider": self.tracers,
+            "meter_provider": self.meters,
+            "hosts": HOSTS,
+            "ledger": self.ledger_path,
+            "on_record": self.seen.append,
+        }
+        otel_tokens.instrument(config=False, **{**given, **settings})
+
+
+@pytest.fixture
+def idle_meter(tmp_path: Path) -> Iterator[Meter]:
+    """A meter that the test instruments itself, as it likes; taken off again afterwards."""
+    held = Meter(tmp_path / "ledger.db")
+    held.tracers.add_span_processor(SimpleSpanProcessor(held.exporter))
+    try:
+        yield held
+    finally:
+        otel_tokens.uninstrument()
+        held.meters.shutdown()
+        held.tracers.shutdown()
 
 
 class Sdk:

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import anthropic
 import openai
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-import otel_tokens
 from otel_tokens.demo.server import ModelServer
-from otel_tokens.instrument import flush
-from otel_tokens.ledger.query import rows
 from otel_tokens.lifecycle import ActiveCall, Engine
 from otel_tokens.providers.registry import endpoint_named
 from otel_tokens.values import UNPRICED, Call, Record
-
-HOSTS = (
-    {"match": "127.0.0.1", "path": "/v1", "provider": "openai"},
-    {"match": "127.0.0.1", "provider": "anthropic"},
-)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,81 +35,8 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-@dataclass
-class Meter:
-    """What the calls of one test came to, by every way out."""
-
-    ledger_path: Path
-    exporter: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
-    reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
-    tracers: TracerProvider = field(default_factory=TracerProvider)
-    seen: list[Record] = field(default_factory=list)
-    meters: MeterProvider = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.meters = MeterProvider([self.reader], shutdown_on_exit=False)
-
-    def records(self, *, collect: bool = False) -> list[Record]:
-        """All records so far, after everything queued is done (and garbage is collected, if asked)."""
-        if collect:
-            gc.collect()
-        flush()
-        return list(self.seen)
-
-    def one(self, *, collect: bool = False) -> Record:
-        """The only record."""
-        found = self.records(collect=collect)
-        assert len(found) == 1, [(r.call.model, r.outcome, r.usage) for r in found]
-        return found[0]
-
-    def spans(self) -> list[ReadableSpan]:
-        """All finished spans."""
-        return list(self.exporter.get_finished_spans())
-
-    def ledger(self) -> list[Record]:
-        """The ledger's rows as records."""
-        flush()
-        return list(rows(str(self.ledger_path)))
-
-    def total(self, name: str) -> float:
-        """The sum of a counter over all its attributes."""
-        data = self.reader.get_metrics_data()
-        return sum(
-            point.value
-            for resource in (data.resource_metrics if data else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == name
-            for point in metric.data.data_points
-        )
-
-    def instrument(self, **settings: Any) -> None:
-        """Meter this process, with every way out; other settings by name."""
-        given: dict[str, Any] = {
-            "tracer_provider": self.tracers,
-            "meter_provider": self.meters,
-            "hosts": HOSTS,
-            "ledger": self.ledger_path,
-            "on_record": self.seen.append,
-        }
-        otel_tokens.instrument(config=False, **{**given, **settings})
-
-
 @pytest.fixture
-def idle_meter(tmp_path: Path) -> Iterator[Meter]:
-    """A meter that the test instruments itself, as it likes; taken off again afterwards."""
-    held = Meter(tmp_path / "ledger.db")
-    held.tracers.add_span_processor(SimpleSpanProcessor(held.exporter))
-    try:
-        yield held
-    finally:
-        otel_tokens.uninstrument()
-        held.meters.shutdown()
-        held.tracers.shutdown()
-
-
-@pytest.fixture
-def meter(idle_meter: Meter) -> Meter:
+def meter(idle_meter: Any) -> Any:
     """Instrumented; the loopback server bills as OpenAI (below /v1) and Anthropic."""
     idle_meter.instrument()
     return idle_meter
