@@ -79,11 +79,3 @@ def _port() -> int:
     except ValueError:
         logger.error("%s is not a number: %r; using %s", PORT_VARIABLE, given, DEFAULT_PORT)
         return DEFAULT_PORT
-
-
-def start_prometheus(
-    host: str = DEFAULT_HOST, port: int = DEFAULT_PORT
-) -> tuple[PrometheusZeroFirstReader, PrometheusServer | None]:
-    """A reader for a MeterProvider and its running server; None, after an error message, if the port is taken."""
-    reader = PrometheusZeroFirstReader(host, port)
-    return reader, reader.server

@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
-from otel_tokens.providers.registry import providers
+from otel_tokens.providers.registry import endpoint_named, providers
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.shapes import is_list
 from otel_tokens.usage.read import Counts, flatten, get
@@ -24,7 +24,6 @@ TICK = Decimal("1e-10")
 """xAI's `cost_in_usd_ticks` counts 1e-10 USD."""
 
 MAX_PLANS = 1000
-
 _NOT_REPORTED = frozenset({"total", "reasoning_beside"})
 _NO_TOKENS = frozenset({"total", "cost", "cost_ticks", "components"})
 
@@ -209,8 +208,6 @@ def _reconcile(values: dict[str, int], total: int | None, flags: list[str]) -> N
 PARTS_OF_OUTPUT = frozenset({"reasoning"} | {name for name in TOKEN_FIELDS if name.startswith("output_")})
 PARTS_OF_INPUT = frozenset(name for name in TOKEN_FIELDS if name.startswith(("input_", "cache_")))
 PARTS = PARTS_OF_OUTPUT | PARTS_OF_INPUT
-
-
 _TTL = ("cache_write_5m", "cache_write_30m", "cache_write_1h", "cache_write_12h")
 
 
@@ -283,16 +280,21 @@ def endpoint_of(provider: str, raw: Any, name: str | None = None) -> Endpoint:
 
     Raises ValueError for an unknown name.
     """
-    known = {endpoint.name: endpoint for item in providers() for endpoint in item.endpoints}
     if name is not None:
-        if name not in known:
-            raise ValueError(f"unknown endpoint {name!r}; known are {', '.join(sorted(known))}")
-        return known[name]
+        return _named(name)
     own = next((item for item in providers() if item.id == provider and item.sdk != "openai"), None)
     if own is not None:
         return own.endpoints[0]
     # Anthropic-compatible hosts name the cache at the top level beside input_tokens; OpenAI's Responses nest it.
     if get(raw, "input_tokens") is not None:
         cached = get(raw, "cache_read_input_tokens") is not None or get(raw, "cache_creation_input_tokens") is not None
-        return known["anthropic.messages" if cached else "openai.responses"]
-    return known["openai.chat"]
+        return _named("anthropic.messages" if cached else "openai.responses")
+    return _named("openai.chat")
+
+
+def _named(name: str) -> Endpoint:
+    found = endpoint_named(name)
+    if found is not None:
+        return found
+    known = ", ".join(sorted(endpoint.name for item in providers() for endpoint in item.endpoints))
+    raise ValueError(f"unknown endpoint {name!r}; known are {known}")

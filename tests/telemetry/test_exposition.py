@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from otel_tokens.telemetry.exporters import PrometheusZeroFirstReader, start_prometheus
+from otel_tokens.telemetry.exporters import PrometheusZeroFirstReader
 from otel_tokens.telemetry.exposition import PrometheusServer, ZeroFirst, listen
 from otel_tokens.telemetry.metrics import Metrics
 
@@ -48,7 +48,8 @@ def value(exposition, name, **labels):
 @pytest.fixture
 def endpoint():
     """A provider served on a free port, beside an in-memory reader."""
-    reader, server = start_prometheus("127.0.0.1", 0)
+    reader = PrometheusZeroFirstReader("127.0.0.1", 0)
+    server = reader.server
     memory = InMemoryMetricReader()
     provider = MeterProvider([reader, memory], shutdown_on_exit=False)
     yield Metrics(provider.get_meter("otel_tokens"), version="1"), server, memory
@@ -96,7 +97,8 @@ def test_a_label_that_another_series_brings_is_no_new_series(endpoint, make_reco
 
 
 def test_a_flush_is_no_scrape(make_record):
-    reader, server = start_prometheus("127.0.0.1", 0)
+    reader = PrometheusZeroFirstReader("127.0.0.1", 0)
+    server = reader.server
     provider = MeterProvider([reader], shutdown_on_exit=False)
     Metrics(provider.get_meter("otel_tokens"), version="1")(make_record())
     assert provider.force_flush()
@@ -133,7 +135,8 @@ def test_formats(endpoint, make_record):
 
 
 def test_a_name_that_two_scopes_use_is_one_family(promtool):
-    reader, server = start_prometheus("127.0.0.1", 0)
+    reader = PrometheusZeroFirstReader("127.0.0.1", 0)
+    server = reader.server
     provider = MeterProvider([reader], shutdown_on_exit=False)
     provider.get_meter("one").create_counter("requests", description="Requests.").add(1)
     provider.get_meter("two").create_counter("requests", description="Requests, too.").add(2)
@@ -209,7 +212,7 @@ def test_a_port_in_use_is_one_clear_message_and_no_exception(free_port, caplog, 
 
 @pytest.mark.parametrize("host", ["no such host", "203.0.113.7"])
 def test_an_impossible_address(host, caplog):
-    assert start_prometheus(host, 0)[1] is None
+    assert PrometheusZeroFirstReader(host, 0).server is None
     assert "OTEL_EXPORTER_PROMETHEUS_HOST" in caplog.text
 
 
@@ -228,7 +231,8 @@ def test_loopback_is_the_default_and_ipv6_works(monkeypatch, free_port):
     assert (reader.server.host, reader.server.port) == ("127.0.0.1", free_port)
     reader.shutdown()
     if socket.has_ipv6:
-        reader, server = start_prometheus("::1", 0)
+        reader = PrometheusZeroFirstReader("::1", 0)
+        server = reader.server
         if server is not None:
             assert server.host == "::1"
             server.close()
@@ -236,11 +240,11 @@ def test_loopback_is_the_default_and_ipv6_works(monkeypatch, free_port):
 
 def test_close_frees_the_port_at_once(free_port):
     for _ in range(5):
-        _, server = start_prometheus("127.0.0.1", free_port)
+        server = PrometheusZeroFirstReader("127.0.0.1", free_port).server
         assert server is not None
         server.close()
         server.close()
-    _, server = start_prometheus("127.0.0.1", free_port)
+    server = PrometheusZeroFirstReader("127.0.0.1", free_port).server
     assert value(text(server), "otel_tokens_calls_total") == 0
     server.close()
     with pytest.raises(ConnectionRefusedError):

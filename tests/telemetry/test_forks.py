@@ -167,8 +167,9 @@ def test_a_child_gives_the_port_of_its_parent_back(run_python, free_port):
     run_python(
         f"""
         import os, signal, time
-        from otel_tokens.telemetry.exporters import start_prometheus
-        reader, server = start_prometheus("127.0.0.1", {free_port})
+        from otel_tokens.telemetry.exporters import PrometheusZeroFirstReader
+        reader = PrometheusZeroFirstReader("127.0.0.1", {free_port})
+        server = reader.server
         ready, done = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -176,7 +177,8 @@ def test_a_child_gives_the_port_of_its_parent_back(run_python, free_port):
             signal.pause()
         os.read(ready, 1)
         server.close()
-        reader, again = start_prometheus("127.0.0.1", {free_port})
+        reader = PrometheusZeroFirstReader("127.0.0.1", {free_port})
+        again = reader.server
         assert again is not None, "the child still holds the port"
         again.close()
         os.kill(pid, signal.SIGKILL)

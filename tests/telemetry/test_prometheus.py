@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 
-from otel_tokens.telemetry.exporters import start_prometheus
+from otel_tokens.telemetry.exporters import PrometheusZeroFirstReader
 from otel_tokens.telemetry.metrics import Metrics
 
 
 @pytest.fixture
 def metrics_and_server():
-    reader, server = start_prometheus("127.0.0.1", 0)
+    reader = PrometheusZeroFirstReader("127.0.0.1", 0)
+    server = reader.server
     provider = MeterProvider([reader], shutdown_on_exit=False)
     yield Metrics(provider.get_meter("otel_tokens"), version="1"), server
     provider.shutdown()
