@@ -23,6 +23,7 @@ from otel_tokens.pricing.shipped import (
     STANDARD,
     Multiplier,
 )
+from otel_tokens.values import EXACT
 
 _SATURDAY = 5
 _DISCOUNTS_END = date(2025, 9, 29)  # of those by the hour that came before
@@ -76,7 +77,7 @@ class Adjustment:
         """The product of all factors, or None."""
         product: Decimal | None = None
         for row in self.factors:
-            product = Decimal(row.factor) if product is None else product * Decimal(row.factor)
+            product = Decimal(row.factor) if product is None else EXACT.multiply(product, Decimal(row.factor))
         return product
 
     def title(self) -> str:

@@ -270,6 +270,18 @@ def test_the_application_s_decimal_context_does_not_matter(price: Price) -> None
     assert cost.total == Decimal("18.51851835") + Decimal("0.5925924")
 
 
+@pytest.mark.parametrize(("model", "tier", "speed", "geo"), [
+    ("claude-opus-4-6", "batch", "fast", "us"), ("claude-opus-4-6", "priority", None, "us"), ("gpt-5.4", "flex", None, "eu"),
+])  # fmt: skip
+def test_nor_when_rates_are_compiled_in_it(model: str, tier: str | None, speed: str | None, geo: str | None) -> None:
+    usage = Usage(input=1234567, output=7654, cache_read=4321, origin="provider")
+    maker = "openai" if model.startswith("gpt") else "anthropic"
+    usual = Pricer(Catalog())(maker, model, usage, tier=tier, speed=speed, geo=geo, at=NOW)
+    with decimal.localcontext(decimal.Context(prec=1, traps=[decimal.Inexact, decimal.Rounded])):
+        assert Pricer(Catalog())(maker, model, usage, tier=tier, speed=speed, geo=geo, at=NOW) == usual
+    assert usual.total
+
+
 @pytest.mark.parametrize("at", [nan, inf, -inf, -1.0, 1e20])
 def test_an_odd_time_is_no_fault(price: Price, at: float) -> None:
     assert price("openai", "o3", input=10, at=at).status == "priced"
