@@ -271,7 +271,8 @@ def test_the_application_s_decimal_context_does_not_matter(price: Price) -> None
 
 
 @pytest.mark.parametrize(("model", "tier", "speed", "geo"), [
-    ("claude-opus-4-6", "batch", "fast", "us"), ("claude-opus-4-6", "priority", None, "us"), ("gpt-5.4", "flex", None, "eu"),
+    ("claude-opus-4-6", "batch", "fast", "us"), ("claude-opus-4-6", "priority", None, "us"),
+    ("gpt-5.4", "flex", None, "eu"),
 ])  # fmt: skip
 def test_nor_when_rates_are_compiled_in_it(model: str, tier: str | None, speed: str | None, geo: str | None) -> None:
     usage = Usage(input=1234567, output=7654, cache_read=4321, origin="provider")
