@@ -501,35 +501,6 @@ def test_a_span_that_ends_with_the_last_event(
     assert (span.attributes[c.OUTCOME], span.attributes[c.USAGE_ORIGIN]) == ("ok", "provider")
 
 
-def test_own_takes_other_instrumentors_off(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    import sys
-    from types import ModuleType
-
-    off: list[str] = []
-
-    class Instrumentor:
-        is_instrumented_by_opentelemetry = True
-
-        def uninstrument(self) -> None:
-            off.append("openai")
-
-    class Broken(Instrumentor):
-        def uninstrument(self) -> None:
-            raise RuntimeError("cannot")
-
-    for name, kind, attribute in (
-        ("opentelemetry.instrumentation.openai", Instrumentor, "OpenAIInstrumentor"),
-        ("opentelemetry.instrumentation.anthropic", Broken, "AnthropicInstrumentor"),
-        ("openinference.instrumentation.openai", object, "SomethingElse"),
-    ):
-        module = ModuleType(name)
-        setattr(module, attribute, kind)
-        monkeypatch.setitem(sys.modules, name, module)
-    assert foreign.take_off() == ["opentelemetry.instrumentation.openai"]
-    assert off == ["openai"]
-    assert "could not take opentelemetry.instrumentation.anthropic off" in caplog.text
-
-
 def test_the_adopted_span_is_the_real_one(meter: Any) -> None:
     inner = meter.tracers.get_tracer("t").start_span("inner")
     span = foreign.AdoptedSpan(inner)
