@@ -16,10 +16,10 @@ from opentelemetry import trace as otel_trace
 from otel_tokens import context
 from otel_tokens.assemble_guard import declared_budgets, guard_option, make_guard
 from otel_tokens.background import Worker
-from otel_tokens.capture import foreign
 from otel_tokens.capture.call import Drivers
 from otel_tokens.capture.patch import Patcher
 from otel_tokens.capture.request import Requests
+from otel_tokens.capture.takeoff import foreign_instrumentors, take_off
 from otel_tokens.conventions import SCOPE
 from otel_tokens.lifecycle import Engine, Sink
 from otel_tokens.providers.hosts import resolve
@@ -93,14 +93,14 @@ def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) ->
     context.configure(settings.propagate_tags)
     on_fault(metrics.fault)
     _patch(settings, engine, patcher)
-    metrics.beside_foreign(bool(foreign.foreign_instrumentors()) and settings.foreign != "own")
+    metrics.beside_foreign(bool(foreign_instrumentors()) and settings.foreign != "own")
     return Runtime(settings, patcher, engine, metrics, ledger, engine.guard, pricer, own, given)
 
 
 def _patch(settings: Settings, engine: Engine, patcher: Patcher) -> None:
     if settings.foreign == "own":
-        for name in foreign.take_off():
-            logger.info("took %s off: foreign spans are ours to make (foreign: own)", name)
+        for name in take_off():
+            logger.info("took %s off: spans are ours to make (foreign: own)", name)
     requests = Requests(
         lambda url, sdk: resolve(url, sdk=sdk, user_hosts=settings.hosts),
         context.current_tags,

@@ -193,7 +193,9 @@ class Exchange:
 
     def enter(self) -> None:
         """Make the call current, with the span it will have."""
-        self.active.enter(safely("foreign span", foreign_span), native=self.native)
+        self.active.enter(
+            safely("foreign span", foreign_span, own=self.active.engine.foreign == "own"), native=self.native
+        )
 
     def apply(self) -> None:
         """Put what the guard decided (another model, a smaller bound, a time cap) into the request."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, Status, StatusCode
 from opentelemetry.util.types import Attributes, AttributeValue
 
+from otel_tokens.capture.takeoff import take_off
 from otel_tokens.conventions import OPERATION
 from otel_tokens.shapes import is_mapping
 
@@ -35,29 +35,33 @@ CALLS = frozenset({"chat", "text_completion", "embeddings", "generate_content", 
 KINDS = (OPERATION, "openinference.span.kind")
 """Where a span says what it is of."""
 
-INSTRUMENTORS = {
-    "opentelemetry.instrumentation.openai": "OpenAIInstrumentor",
-    "opentelemetry.instrumentation.openai_v2": "OpenAIInstrumentor",
-    "opentelemetry.instrumentation.anthropic": "AnthropicInstrumentor",
-    "opentelemetry.instrumentation.genai.openai": "OpenAIInstrumentor",
-    "opentelemetry.instrumentation.genai.anthropic": "AnthropicInstrumentor",
-    "openinference.instrumentation.openai": "OpenAIInstrumentor",
-    "openinference.instrumentation.anthropic": "AnthropicInstrumentor",
-}
-"""Other instrumentors of the same SDKs, by module: `own` takes them off."""
-
 
 _taken: WeakSet[Any] = WeakSet()
+_stays: set[str] = set()
 
 
-def foreign_span() -> Span | None:
-    """The current span, if another LLM instrumentation has just opened it for this call. Given out once."""
+def foreign_span(*, own: bool = False) -> Span | None:
+    """The current span, if another LLM instrumentation has just opened it for this call. Given out once.
+
+    `own`: its instrumentor was switched on after us; it is taken off, and this is its last call.
+    """
     span: Any = trace.get_current_span()
     name = getattr(getattr(span, "instrumentation_scope", None), "name", None)
     if not isinstance(name, str) or not span.is_recording() or not _is_calls(name, span) or span in _taken:
         return None
     _taken.add(span)
+    if own and name not in _stays and OF_SDKS.match(name):
+        _take_off(name)
     return span
+
+
+def _take_off(scope: str) -> None:
+    taken = take_off()
+    if taken:
+        logger.info("took %s off: spans are ours to make (foreign: own)", ", ".join(taken))
+    else:
+        _stays.add(scope)
+        logger.warning("%s could not be taken off: its spans stay, with ours on them (foreign: own)", scope)
 
 
 def _is_calls(scope: str, span: Any) -> bool:
@@ -68,25 +72,6 @@ def _is_calls(scope: str, span: Any) -> bool:
     attributes: Any = getattr(span, "attributes", None)
     kinds = [attributes[name] for name in KINDS if name in attributes] if is_mapping(attributes) else []
     return any(kind in CALLS for kind in kinds) if kinds else of_sdk
-
-
-def foreign_instrumentors() -> list[str]:
-    """The modules of other LLM instrumentors that this process has imported."""
-    return [name for name in INSTRUMENTORS if name in sys.modules]
-
-
-def take_off() -> list[str]:
-    """Uninstrument the other instrumentors (`foreign: own`); returns the modules that were."""
-    taken: list[str] = []
-    for name in foreign_instrumentors():
-        try:
-            instrumentor: Any = getattr(sys.modules[name], INSTRUMENTORS[name])()
-            if getattr(instrumentor, "is_instrumented_by_opentelemetry", False):
-                instrumentor.uninstrument()
-                taken.append(name)
-        except Exception as error:  # theirs, whatever it is
-            logger.warning("could not take %s off: %s", name, error)
-    return taken
 
 
 class AdoptedSpan(Span):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from otel_tokens.capture.inplace import InPlace
 from otel_tokens.capture.watch import when_imported
 from otel_tokens.providers.spec import Provider, Target
 from otel_tokens.safely import report_fault
@@ -21,16 +22,32 @@ logger = logging.getLogger("otel_tokens")
 Wrapper = Callable[..., Any]
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class Patched:
-    """One target as it was found and what stands there now; `on` is whether that does anything."""
+class OnParent:
+    """A wrapper that stands where a function stood."""
 
-    target: Target
-    parent: Any
-    attribute: str
-    original: Any
-    replacement: Any = None
-    on: bool = True
+    def __init__(self, parent: Any, attribute: str, wrapper: Wrapper) -> None:
+        import wrapt  # takes longer to import than all of ours: only once an SDK is there
+
+        self.parent, self.attribute, self.original, self.on = parent, attribute, _own(parent, attribute), True
+        # Its own switch makes a wrapper that others have wrapped harmless after uninstall, whoever patches next.
+        self.replacement = wrapt.FunctionWrapper(self.original, wrapper, enabled=lambda: self.on)
+        setattr(parent, attribute, self.replacement)
+
+    def holds(self, found: Any) -> bool:
+        """Whether `found` is this wrapper, or others' wrappers around it."""
+        for _ in range(50):
+            if found is self.replacement or found is None:
+                break
+            found = getattr(found, "__wrapped__", None)
+        return found is self.replacement
+
+    def off(self) -> None:
+        """Put the function back: the very same object that was there."""
+        self.on = False
+        if _own(self.parent, self.attribute) is self.replacement:
+            setattr(self.parent, self.attribute, self.original)
+        else:  # somebody wrapped our wrapper: it stays, and does nothing
+            logger.debug("%s.%s is wrapped by others; our wrapper is switched off", self.parent, self.attribute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +66,7 @@ class Patcher:
         self._lock = threading.RLock()
         self._wrappers: dict[Target, Callable[[str], Wrapper]] = {}
         self._providers: dict[Target, Provider] = {}
-        self._patched: list[Patched] = []
+        self._patched: list[tuple[Target, OnParent | InPlace]] = []
         self._missing: set[Target] = set()
         self._warned: set[str] = set()
 
@@ -70,20 +87,15 @@ class Patcher:
         """Put every target back: the very same object that was there."""
         with self._lock:
             self._wrappers.clear()
-            for patched in self._patched:
-                patched.on = False
-                here = _own(patched.parent, patched.attribute)
-                if here is patched.replacement:
-                    setattr(patched.parent, patched.attribute, patched.original)
-                else:  # somebody wrapped our wrapper: it stays, and does nothing
-                    logger.debug("%s is wrapped by others; our wrapper is switched off", patched.target)
+            for _, patched in self._patched:
+                patched.off()
             self._patched.clear()
             self._missing.clear()
 
     def states(self) -> list[TargetState]:
         """Every target and what became of it."""
         with self._lock:
-            done = {patched.target for patched in self._patched}
+            done = {target for target, _ in self._patched}
             return [
                 TargetState(
                     provider.sdk,
@@ -112,7 +124,7 @@ class Patcher:
         for name in path.split(".") if path else ():
             parent = getattr(parent, name, None)
         original = _own(parent, attribute)
-        if any(done.target == target and _holds(original, done.replacement) for done in self._patched):
+        if any(done == target and patched.holds(original) for done, patched in self._patched):
             return  # unlike in a module that was imported anew
         if original is None:
             self._missing.add(target)
@@ -124,18 +136,7 @@ class Patcher:
                     provider.distribution,
                 )
             return
-        for place in (parent, *_shadows(parent, attribute, original)):
-            self._replace(target, place, attribute, wrapper(target.kind))
-
-    def _replace(self, target: Target, parent: Any, attribute: str, wrapper: Wrapper) -> None:
-        import wrapt  # takes longer to import than all of ours: only once an SDK is there
-
-        original = _own(parent, attribute)
-        patched = Patched(target, parent, attribute, original)
-        # Its own switch makes a wrapper that others have wrapped harmless after uninstall, whoever patches next.
-        patched.replacement = wrapt.FunctionWrapper(original, wrapper, enabled=lambda: patched.on)
-        setattr(parent, attribute, patched.replacement)
-        self._patched.append(patched)
+        self._patched.append((target, _wrap(target, parent, attribute, wrapper(target.kind))))
 
     def _note_version(self, provider: Provider) -> None:
         if provider.sdk in self._warned:
@@ -163,29 +164,14 @@ def _own(parent: Any, attribute: str) -> Any:
     return held.get(attribute)
 
 
-def _shadows(parent: Any, attribute: str, original: Any) -> list[Any]:
-    """The subclasses on which others have put a wrapper of the very function: it hides what we put on the parent.
-
-    A subclass's own method is not meant: it calls the parent's.
-    """
-    if not isinstance(parent, type):
-        return []
-    found: list[Any] = []
-    for kind in type.__subclasses__(parent):
-        own = _own(kind, attribute)
-        if own is not None and own is not original and _holds(own, original):
-            found.append(kind)
-        found += _shadows(kind, attribute, original)
-    return found
-
-
-def _holds(found: Any, ours: Any) -> bool:
-    """Whether `found` is our wrapper, or others' wrappers around it."""
-    for _ in range(50):
-        if found is ours or found is None:
-            break
-        found = getattr(found, "__wrapped__", None)
-    return found is ours
+def _wrap(target: Target, parent: Any, attribute: str, wrapper: Wrapper) -> OnParent | InPlace:
+    """Put a wrapper inside a request function, which others wrap as well, and around any other."""
+    if target.kind in ("request", "arequest"):
+        try:
+            return InPlace(_own(parent, attribute), wrapper)
+        except (TypeError, ValueError):
+            logger.debug("%s cannot hold a wrapper; it gets one around it", target)
+    return OnParent(parent, attribute, wrapper)
 
 
 def _major(version: str) -> int:

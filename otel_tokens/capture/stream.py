@@ -46,8 +46,10 @@ def metered(stream: Any, inner: Iterator[Any]) -> Iterator[Any]:
                 look(facts, chunk)
             except Exception as fault:  # the wall, inline: this runs for every chunk
                 report_fault("read chunk", fault)
-            if facts.complete and active.hides(chunk):
-                continue
+            if facts.complete:
+                if active.hides(chunk):
+                    continue
+                active.seen_last(chunk)
             if active.cut_at is not None and (error := active.over()) is not None:
                 active.end("cut", error)
                 close()
@@ -86,8 +88,10 @@ async def ametered(stream: Any, inner: AsyncIterator[Any]) -> AsyncIterator[Any]
                 look(facts, chunk)
             except Exception as fault:  # the wall, inline: this runs for every chunk
                 report_fault("read chunk", fault)
-            if facts.complete and active.hides(chunk):
-                continue
+            if facts.complete:
+                if active.hides(chunk):
+                    continue
+                active.seen_last(chunk)
             if active.cut_at is not None and (error := active.over()) is not None:
                 active.end("cut", error)
                 await close()

@@ -15,7 +15,7 @@ from otel_tokens.lifecycle.rooms import MAX_PARKED, Engine
 from otel_tokens.lifecycle.sizes import sizes
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import safely
-from otel_tokens.usage.read import Facts, dig, glance, length
+from otel_tokens.usage.read import Facts, dig, get, glance, length
 from otel_tokens.usage.size import Size
 from otel_tokens.values import Call, Lease, Outcome
 
@@ -187,6 +187,11 @@ class ActiveCall:
     def hides(self, chunk: Any) -> bool:
         """Whether a chunk is the one with usage and nothing else, which the caller did not ask for."""
         return self.hide_usage and not getattr(chunk, "choices", True)
+
+    def seen_last(self, chunk: Any) -> None:
+        """End with a stream's last event if the span is others': they end it with that event, before the stream."""
+        if not self.own_span and get(chunk, "type") in self.endpoint.last:
+            self.end("ok")
 
     def over(self) -> BudgetExceededError | None:
         """Whether the guard wants this stream cut now; one comparison while far from the limit."""

@@ -29,9 +29,9 @@ class Ending:
         """Do it; the record, or None after a fault of ours."""
         active = self.active
         engine = active.engine
-        if active.span is None:
-            # The SDK was to open a span of its own and did not.
-            active.span = safely("spans.start", engine.spans.start, active.call)
+        if active.span is None or not (active.own_span or active.span.is_recording()):
+            # The SDK was to open a span of its own and did not, or others have ended theirs: a stream went on after it.
+            active.span, active.own_span = safely("spans.late", engine.spans.late, active.call, active.span), True
         record = safely("record", self.record)
         if record is not None:
             for name, sink in engine.sinks:

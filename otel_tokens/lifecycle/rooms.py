@@ -44,6 +44,10 @@ class SpanRoom(Protocol):
         """A started span."""
         ...
 
+    def late(self, call: Call, beside: Any = None) -> Any:
+        """A span from the start of a call that ends now; child of others' span `beside`, which has ended."""
+        ...
+
     def finish(
         self, span: Any, record: Record, *, error: BaseException | None = None, lease: Lease | None = None
     ) -> None:

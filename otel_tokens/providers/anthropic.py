@@ -31,6 +31,7 @@ MESSAGES = Endpoint(
     deltas={"content_block_delta": "delta.text"},
     facts_on=frozenset({"message_start", "message_delta", "error"}),
     final_on=frozenset({"message_delta"}),
+    last=frozenset({"message_stop"}),
     model=("model", "message.model"),
     id=("id", "message.id"),
     finish=("stop_reason", "delta.stop_reason"),

@@ -108,6 +108,7 @@ RESPONSES = Endpoint(
     },
     facts_on=_TERMINAL | {"response.created", "response.queued", "error"},
     final_on=_TERMINAL,
+    last=_TERMINAL,
     model=("model", "response.model"),
     id=("id", "response.id"),
     finish=("status", "response.status"),

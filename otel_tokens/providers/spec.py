@@ -34,10 +34,11 @@ class Endpoint:
     `path` is the end of the URL path. `at` are the places of the usage block in a response or in any chunk.
     `shape` says how its streams look: "choices" (chunks without a type, OpenAI) or "events" (chunks with one);
     `deltas` are the places of output text in a chunk (for "events": by event type), `facts_on` the event types
-    that carry facts, `final_on` those after which usage is complete. A request with `background` set may be
-    answered with one of the `pending` finish reasons: its usage is found at `poll` + its id later. `asks_usage`:
-    streams state usage only when asked. `cache_write` is the field of `Usage` that prompts are written to a cache as
-    without being asked for; `history` are the places of the id of what the provider remembers of a conversation.
+    that carry facts, `final_on` those after which usage is complete, `last` those that end a stream. A
+    request with `background` set may be answered with one of the `pending` finish reasons: its usage is found at
+    `poll` + its id later. `asks_usage`: streams state usage only when asked. `cache_write` is the field of `Usage`
+    that prompts are written to a cache as without being asked for; `history` are the places of the id of what the
+    provider remembers of a conversation.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Endpoint:
     deltas: Mapping[str, str] = field(default_factory=dict[str, str])
     facts_on: frozenset[str] = frozenset()
     final_on: frozenset[str] = frozenset()
+    last: frozenset[str] = frozenset()
     model: tuple[str, ...] = ("model",)
     id: tuple[str, ...] = ("id",)
     finish: tuple[str, ...] = ()

@@ -130,8 +130,9 @@ class Spans:
         self._semconv = semconv
         self._aliases = tuple(cost_aliases)
 
-    def start(self, call: Call, context: Context | None = None) -> Span:
-        """A started CLIENT span `{operation} {model}`; what samplers may want is on it from the start."""
+    def start(self, call: Call, context: Context | None = None, *, started: float | None = None) -> Span:
+        """A CLIENT span `{operation} {model}`, started now or at `started` (unix seconds); what samplers may want is
+        on it from the start."""
         attributes: Attributes = {names.OPERATION: call.operation, names.PROVIDER: call.provider}
         name = call.operation
         if call.model:
@@ -151,8 +152,20 @@ class Spans:
             attributes[names.tag_attribute(tag)] = value
         # Errors are written by finish(), without the exception's message.
         return self._tracer.start_span(
-            name, context, SpanKind.CLIENT, attributes, record_exception=False, set_status_on_exception=False
+            name,
+            context,
+            SpanKind.CLIENT,
+            attributes,
+            start_time=None if started is None else int(started * 1e9),
+            record_exception=False,
+            set_status_on_exception=False,
         )
+
+    def late(self, call: Call, beside: Span | None = None) -> Span:
+        """A span from the start of a call that ends now and has none to write on: that of others (`beside`, which
+        becomes its parent) has ended, or never came."""
+        context = None if beside is None else trace.set_span_in_context(beside)
+        return self.start(call, context, started=call.started)
 
     def finish(
         self,

@@ -88,6 +88,9 @@ class NoSpans:
     def start(self, call: Call) -> None:
         """No span."""
 
+    def late(self, call: Call, beside: object = None) -> None:
+        """No span."""
+
 
 @pytest.fixture
 def alone() -> Callable[..., ActiveCall]:

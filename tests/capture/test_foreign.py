@@ -10,8 +10,10 @@ from typing import Any
 import anthropic
 import openai
 import openai.resources.chat.completions as openai_chat
+import openai.resources.responses as openai_responses
 import pytest
 import wrapt
+from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
@@ -392,33 +394,111 @@ def test_a_span_of_theirs_that_nobody_records(
     assert len(meter.records()) == 1
 
 
-def test_own_takes_other_instrumentors_off(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    import sys
-    from types import ModuleType
+# Some put their span around the function that we put ours into, and may have been there first.
+@pytest.fixture
+def around_request(idle_meter: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Their span around `request`, with a context value of theirs inside it, as Logfire has it."""
 
-    off: list[str] = []
+    def install(scope_name: str) -> None:
+        tracer = idle_meter.tracers.get_tracer(scope_name)
 
-    class Instrumentor:
-        is_instrumented_by_opentelemetry = True
+        def request(wrapped: Any, instance: Any, args: Any, keywords: Any) -> Any:
+            with tracer.start_as_current_span("theirs", kind=SpanKind.CLIENT):
+                token = context_api.attach(context_api.set_value("theirs", "inside"))
+                try:
+                    return wrapped(*args, **keywords)
+                finally:
+                    context_api.detach(token)
 
-        def uninstrument(self) -> None:
-            off.append("openai")
+        for kind in (openai.OpenAI, anthropic.Anthropic):
+            # Not monkeypatch.setattr, which would leave what it has found: the class inherits it.
+            monkeypatch.setitem(OWN, kind, kind.request)
+            kind.request = wrapt.FunctionWrapper(kind.request, request)  # type: ignore[method-assign]
 
-    class Broken(Instrumentor):
-        def uninstrument(self) -> None:
-            raise RuntimeError("cannot")
+    yield install
+    for kind in list(OWN):
+        if "request" in vars(kind):
+            del kind.request
+    OWN.clear()
 
-    for name, kind, attribute in (
-        ("opentelemetry.instrumentation.openai", Instrumentor, "OpenAIInstrumentor"),
-        ("opentelemetry.instrumentation.anthropic", Broken, "AnthropicInstrumentor"),
-        ("openinference.instrumentation.openai", object, "SomethingElse"),
-    ):
-        module = ModuleType(name)
-        setattr(module, attribute, kind)
-        monkeypatch.setitem(sys.modules, name, module)
-    assert foreign.take_off() == ["opentelemetry.instrumentation.openai"]
-    assert off == ["openai"]
-    assert "could not take opentelemetry.instrumentation.anthropic off" in caplog.text
+
+OWN: dict[Any, Any] = {}
+
+
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+@pytest.mark.parametrize("sdk", ["openai", "anthropic", "anthropic without spans"])
+def test_a_span_around_the_request_is_adopted_whoever_comes_first(
+    idle_meter: Any, model_server: ModelServer, clients: Any, around_request: Any, strict: Any, first: str, sdk: str
+) -> None:
+    if sdk == "anthropic without spans":
+        strict.setenv("ANTHROPIC_OPEN_TELEMETRY", "false")
+    name = "logfire.openai" if sdk == "openai" else "logfire.anthropic"
+    steps = [idle_meter.instrument, lambda: around_request(name)]
+    for step in steps if first == "ours" else reversed(steps):
+        step()
+    before = context_api.get_current()
+    if sdk == "openai":
+        clients.openai(model_server).chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    else:
+        clients.anthropic(model_server).messages.create(**ASK)
+    assert context_api.get_current() == before
+    check_one_span(idle_meter, name)
+
+
+@pytest.mark.parametrize("way", ["read", "left"])
+def test_a_span_that_ends_before_the_stream_does_has_ours_beside_it(
+    meter: Any, model_server: ModelServer, clients: Any, around_request: Any, way: str
+) -> None:
+    """Logfire ends its span when the stream begins: what is known at the end would be nowhere."""
+    around_request("logfire.openai")
+    stream = clients.openai(model_server).chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True)
+    if way == "read":
+        list(stream)
+    else:
+        past_the_first(stream)
+        stream.close()
+    record = meter.one(collect=True)
+    theirs, ours = meter.spans()
+    assert [scope(span) for span in (theirs, ours)] == ["logfire.openai", c.SCOPE]
+    assert c.CALL_ID not in theirs.attributes
+    assert ours.attributes[c.CALL_ID] == record.id
+    assert ours.attributes[c.OUTCOME] == ("ok" if way == "read" else "abandoned")
+    assert ours.parent.span_id == theirs.context.span_id
+    assert f"{ours.context.span_id:016x}" == record.span_id
+    assert ours.start_time / 1e9 == pytest.approx(record.call.started, abs=0.01)
+    assert ours.end_time - ours.start_time >= record.duration * 1e9 * 0.9
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+def test_a_span_that_ends_with_the_last_event(
+    meter: Any, model_server: ModelServer, clients: Any, strict: pytest.MonkeyPatch, sdk: str
+) -> None:
+    """They end it when they have seen that event, and the caller's loop goes on to the end of the stream."""
+    name = f"opentelemetry.instrumentation.genai.{sdk}"
+    tracer = meter.tracers.get_tracer(name)
+
+    def create(wrapped: Any, instance: Any, args: Any, keywords: Any) -> Any:
+        span = tracer.start_span("theirs", kind=SpanKind.CLIENT)
+        with trace.use_span(span):
+            stream = wrapped(*args, **keywords)
+
+        def events() -> Iterator[Any]:
+            for event in stream:
+                if event.type in ("response.completed", "message_stop"):
+                    span.end()
+                yield event
+
+        return events()
+
+    kind = openai_responses.Responses if sdk == "openai" else anthropic.resources.Messages
+    strict.setattr(kind, "create", wrapt.FunctionWrapper(vars(kind)["create"], create))
+    if sdk == "openai":
+        list(clients.openai(model_server).responses.create(model="gpt-4o", input="Hello.", stream=True))
+    else:
+        strict.setenv("ANTHROPIC_OPEN_TELEMETRY", "false")
+        list(clients.anthropic(model_server).messages.create(**ASK, stream=True))
+    span = check_one_span(meter, name)
+    assert (span.attributes[c.OUTCOME], span.attributes[c.USAGE_ORIGIN]) == ("ok", "provider")
 
 
 def test_the_adopted_span_is_the_real_one(meter: Any) -> None:

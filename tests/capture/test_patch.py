@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import logging
 import sys
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import anthropic._base_client
 import openai
 import openai._base_client as openai_base
 import pytest
@@ -313,22 +316,196 @@ def test_a_module_that_only_looks_like_one(contained: pytest.LogCaptureFixture) 
     patcher.uninstall()
 
 
-def test_a_subclass_that_others_wrapped_before_us_is_counted(model_server: ModelServer) -> None:
-    """OpenInference wraps `OpenAI.request`, which hides what stands on the base class."""
-    before = openai_base.SyncAPIClient.request
-    theirs = wrapt.FunctionWrapper(before, lambda wrapped, _, args, keywords: wrapped(*args, **keywords))
+# ---- others that take hold of the SDK's own function -----------------------------------------------------------
+def pass_on(wrapped: Any, _: Any, args: Any, keywords: Any) -> Any:
+    return wrapped(*args, **keywords)
+
+
+class OnClass:
+    """Wraps `OpenAI.request`, which the class inherits, and puts there what it has found (OpenInference, Logfire)."""
+
+    def __init__(self, client: openai.OpenAI) -> None:
+        self.found: Any = None
+
+    def on(self) -> None:
+        self.found = openai.OpenAI.request
+        openai.OpenAI.request = wrapt.FunctionWrapper(self.found, pass_on)  # type: ignore[method-assign]
+
+    def off(self) -> None:
+        openai.OpenAI.request = self.found  # type: ignore[method-assign]
+
+
+class InClosure(OnClass):
+    """The same by a function of its own."""
+
+    def on(self) -> None:
+        found = self.found = openai.OpenAI.request
+
+        @functools.wraps(found)
+        def request(*args: Any, **keywords: Any) -> Any:
+            return found(*args, **keywords)
+
+        openai.OpenAI.request = request  # type: ignore[method-assign]
+
+
+class OnClient:
+    """Wraps the bound method of one client (Logfire, given a client)."""
+
+    def __init__(self, client: Any) -> None:
+        self.client, self.found = client, None
+
+    def on(self) -> None:
+        self.found = self.client.request
+        self.client.request = lambda *args, **keywords: self.found(*args, **keywords)
+
+    def off(self) -> None:
+        self.client.request = self.found
+
+
+class OnBase:
+    """Wraps where we do."""
+
+    def __init__(self, client: Any) -> None:
+        self.found: Any = None
+
+    def on(self) -> None:
+        self.found = openai_base.SyncAPIClient.request
+        openai_base.SyncAPIClient.request = wrapt.FunctionWrapper(  # type: ignore[method-assign]
+            self.found, pass_on
+        )
+
+    def off(self) -> None:
+        openai_base.SyncAPIClient.request = self.found  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """The SDK's function is what it was, wherever one looks, and nothing of ours is left in it."""
+    base = openai_base.SyncAPIClient
+    function = vars(base)["request"]
+    code = function.__code__
+    yield
+    otel_tokens.uninstrument()
+    assert openai.OpenAI.request is vars(base)["request"] is function
+    assert function.__code__ is code
+    if "request" in vars(openai.OpenAI):
+        del openai.OpenAI.request
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("others", [OnClass, InClosure, OnClient, OnBase])
+@pytest.mark.parametrize("first_on", ["ours", "theirs"])
+@pytest.mark.parametrize("first_off", ["ours", "theirs"])
+def test_others_around_the_same_function(
+    others: Any, first_on: str, first_off: str, model_server: ModelServer, clients: Any
+) -> None:
+    """Each call is counted once while ours is on, and not at all when it is off."""
+    client = clients.openai(model_server)
+    theirs = others(client)
     records: list[Any] = []
-    openai.OpenAI.request = theirs  # type: ignore[method-assign]
-    try:
+
+    def ours_on() -> None:
         otel_tokens.instrument(config=False, on_record=records.append)
-        with openai.OpenAI(api_key="k", base_url=f"{model_server.url}/v1") as client:
-            chat(client)
+
+    def counted() -> int:
+        before = len(records)
+        chat(client)
+        assert list(client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True))
+        return len(records) - before
+
+    on, off = [ours_on, theirs.on], [otel_tokens.uninstrument, theirs.off]
+    for step in on if first_on == "ours" else reversed(on):
+        step()
+    assert counted() == 2
+    for step in off if first_off == "ours" else reversed(off):
+        step()
+        assert counted() == (2 if step == theirs.off and first_off == "theirs" else 0)
+    ours_on()
+    assert counted() == 2
+    otel_tokens.uninstrument()
+    assert counted() == 0
+
+
+@pytest.mark.parametrize("foreign", ["coexist", "own"])
+async def test_others_around_the_same_coroutine(foreign: str, model_server: ModelServer) -> None:
+    found = openai.AsyncOpenAI.request
+    assert inspect.iscoroutinefunction(found)
+    openai.AsyncOpenAI.request = found  # type: ignore[method-assign]
+    records: list[Any] = []
+    try:
+        otel_tokens.instrument(config=False, foreign=foreign, on_record=records.append)
+        assert inspect.iscoroutinefunction(openai.AsyncOpenAI.request)
+        async with openai.AsyncOpenAI(api_key="k", base_url=f"{model_server.url}/v1") as client:
+            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
             assert len(records) == 1
             otel_tokens.uninstrument()
-            chat(client)
+            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
         assert len(records) == 1
-        assert vars(openai.OpenAI)["request"] is theirs
-        assert openai_base.SyncAPIClient.request is before
     finally:
         otel_tokens.uninstrument()
-        del openai.OpenAI.request
+        del openai.AsyncOpenAI.request
+
+
+def test_a_function_that_cannot_hold_a_wrapper(sdk: str) -> None:
+    """A closure, a builtin, an object: the wrapper stands on the class."""
+    module = importlib.import_module(sdk)
+    word = "answer"
+
+    def request(self: Any, question: str) -> str:
+        return f"{word} to {question}"
+
+    for made in (request, functools.partialmethod(request), staticmethod(len)):
+        module.Client.request = made
+        patcher, log = Patcher(), Log()
+        patcher.install(provider(sdk), log.wrapper)
+        module.Client().request("q")
+        assert len(log.calls) == 1
+        patcher.uninstall()
+        assert vars(module.Client)["request"] is made
+        module.Client().request("q")
+        assert len(log.calls) == 1
+
+
+def test_two_meters_inside_one_function(sdk: str) -> None:
+    """Doctor looks while the process is metered; whoever leaves first, nothing stays."""
+    module = importlib.import_module(sdk)
+    code = vars(module.Client)["request"].__code__
+    for order in (slice(None), slice(None, None, -1)):
+        pairs = [(Patcher(), Log()) for _ in range(2)]
+        for patcher, log in pairs:
+            patcher.install(provider(sdk), log.wrapper)
+        assert module.Client().request("q") == "answer to q"
+        assert [len(log.calls) for _, log in pairs] == [1, 1]
+        for patcher, _ in pairs[order]:
+            patcher.uninstall()
+        assert module.Client().request("q") == "answer to q"
+        assert [len(log.calls) for _, log in pairs] == [1, 1]
+        assert vars(module.Client)["request"].__code__ is code
+
+
+def test_wrong_arguments_are_the_sdks_to_refuse(sdk: str) -> None:
+    module = importlib.import_module(sdk)
+    patcher = Patcher()
+    patcher.install(provider(sdk), Log().wrapper)
+    for call in (module.Client.request, module.Client().request):
+        with pytest.raises(TypeError):
+            call()
+    assert module.Client().request(question="q") == "answer to q"
+    patcher.uninstall()
+
+
+def test_the_function_says_of_itself_what_it_said_before() -> None:
+    kinds = (openai_base.SyncAPIClient, anthropic._base_client.AsyncAPIClient)
+
+    def told() -> list[Any]:
+        found = [vars(kind)["request"] for kind in kinds]
+        return [(f, inspect.signature(f), inspect.iscoroutinefunction(f), f.__name__, f.__qualname__) for f in found]
+
+    before, own = told(), [dict(vars(vars(kind)["request"])) for kind in kinds]
+    otel_tokens.instrument(config=False, ledger=False)
+    try:
+        assert told() == before
+    finally:
+        otel_tokens.uninstrument()
+    assert told() == before
+    assert [dict(vars(vars(kind)["request"])) for kind in kinds] == own

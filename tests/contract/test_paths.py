@@ -438,21 +438,27 @@ def test_uninstrument_restores_the_very_same_objects(model_server: ModelServer) 
 
     import otel_tokens
 
-    def targets() -> list[Any]:
+    def functions() -> list[Any]:
+        return [vars(base.SyncAPIClient)["request"], vars(base.AsyncAPIClient)["request"]]
+
+    def patched() -> list[Any]:
         return [
-            vars(base.SyncAPIClient)["request"],
-            vars(base.AsyncAPIClient)["request"],
+            *(function.__code__ for function in functions()),  # the wrapper is inside
             vars(streaming.Stream)["__stream__"],
             vars(streaming.AsyncStream)["__stream__"],
         ]
 
-    before = targets()
+    before = functions(), patched()
     otel_tokens.instrument(config=False, prometheus=False)
-    otel_tokens.instrument(config=False, prometheus=False)
-    assert all(now is not then for now, then in zip(targets(), before, strict=True))
-    otel_tokens.uninstrument()
-    otel_tokens.uninstrument()
-    assert all(now is then for now, then in zip(targets(), before, strict=True))
+    try:
+        otel_tokens.instrument(config=False, prometheus=False)
+        assert all(now is then for now, then in zip(functions(), before[0], strict=True))
+        assert all(now is not then for now, then in zip(patched(), before[1], strict=True))
+    finally:
+        otel_tokens.uninstrument()
+        otel_tokens.uninstrument()
+    assert all(now is then for now, then in zip(functions(), before[0], strict=True))
+    assert all(now is then for now, then in zip(patched(), before[1], strict=True))
 
 
 def background_server(make_server: Any, model_server: ModelServer) -> ModelServer:

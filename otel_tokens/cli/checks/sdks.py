@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from typing import Any
 
-from otel_tokens.capture.foreign import INSTRUMENTORS
 from otel_tokens.capture.patch import Patcher, TargetState
+from otel_tokens.capture.takeoff import INSTRUMENTORS, LOGFIRE
 from otel_tokens.cli.checks.finding import Finding
 from otel_tokens.providers.registry import providers
 from otel_tokens.providers.spec import Provider
@@ -85,10 +85,13 @@ def _pass(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _foreign(settings: Settings) -> Iterator[Finding]:
-    present = sorted({module for module in INSTRUMENTORS if _is_there(module)})
-    for module in present:
-        words = "its spans stay, ours are added to them" if settings.foreign == "coexist" else "it is taken off"
-        yield Finding(PART, "note", f"{module} is installed as well: {words} (foreign: {settings.foreign})")
+    # To look inside OpenLIT or Logfire would import them.
+    names = {module.partition(".")[0] if module.startswith("openlit.") else module for module in INSTRUMENTORS}
+    for name in sorted(filter(_is_there, names | {LOGFIRE})):
+        words = (
+            "its spans stay, ours are added to them" if settings.foreign == "coexist" else "it is taken off the SDKs"
+        )
+        yield Finding(PART, "note", f"{name} is installed as well: {words} (foreign: {settings.foreign})")
     if not any(point.name == "otel_tokens" for point in entry_points(group="opentelemetry_instrumentor")):
         hint = "otel-tokens run works all the same; reinstall otel-tokens for opentelemetry-instrument"
         yield Finding(PART, "warning", "opentelemetry-instrument does not know otel_tokens", hint)
