@@ -130,6 +130,23 @@ def test_a_single_calls_time(kit: Any) -> None:
     assert guard.admit(kit.call(), kit.sizes()) is not None
 
 
+def test_the_budget_whose_time_is_up_is_named(kit: Any) -> None:
+    guard = kit.guard(Budget("task", seconds="0.5", per="task"), Budget("one", seconds="0.4", per="call"))
+    guard.settle(first := guard.admit(kit.call(task="1"), kit.sizes()), kit.record(first))
+    time.sleep(0.3)
+    lease = guard.admit(kit.call(task="1"), kit.sizes())
+    assert 0 < lease.timeout <= 0.2
+    time.sleep(0.21)
+    error = guard.look(lease, 1)
+    assert (error.budget, error.scope, error.limit) == ("task", "task=1", Decimal("0.5"))
+
+
+def test_a_call_that_may_take_no_time_is_not_sent(kit: Any) -> None:
+    guard = kit.guard(Budget("one", seconds=0, per="call"))
+    with pytest.raises(BudgetExceededError, match="budget 'one': 0 of 0 seconds used"):
+        guard.admit(kit.call(), kit.sizes())
+
+
 def test_the_summed_time_of_calls(kit: Any) -> None:
     guard = kit.guard(Budget("b", seconds=10, clock="calls"))
     for _ in range(3):
