@@ -31,7 +31,8 @@ def refused(spot: Spot, requested: int, *, now: int, retry_at: int = 0, why: str
     what = f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
     if not line.wall:
         what += f", {units.show(line.unit, reserved)} reserved"
-    parts = [f"{head}: {why}{what}{_asks(line, requested)}"]
+    asked = asks(line, requested)
+    parts = [f"{head}: {why}{what}" + (f", {asked}" if asked else "")]
     reset = line.resets_at(now)
     if reset is not None:
         parts.append(f"resets at {_moment(reset, line)}")
@@ -68,16 +69,17 @@ def error(
     )
 
 
-def _asks(line: Line, requested: int) -> str:
+def asks(line: Line, requested: int) -> str:
+    """What a call asked for, in words; "" where that says nothing."""
     kind = units.family(line.unit)
     amount = f"{units.show(line.unit, requested)} {units.name(line.unit)}"
     if line.wall or not requested:
         return ""
     if kind == units.USD:
-        return f", this call may cost up to {amount}"
+        return f"this call may cost up to {amount}"
     if kind in {units.CALLS, units.OPERATIONS}:
-        return "" if requested == 1 else f", {amount} requested"
-    return f", this call may use up to {amount}"
+        return "" if requested == 1 else f"{amount} requested"
+    return f"this call may use up to {amount}"
 
 
 def _moment(seconds: float, line: Line) -> str:
