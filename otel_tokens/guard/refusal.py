@@ -45,8 +45,9 @@ def refused(spot: Spot, requested: int, *, now: int, retry_at: int = 0, why: str
 def cut(line: Line, slot: Slot, balance: Balance, tokens: int, *, now: int, why: str = "") -> BudgetExceededError:
     """The error of a stream that had to end after `tokens` output tokens."""
     head = f"budget {line.name!r}" + (f" ({slot.scope})" if slot.scope else "")
-    used, _, limit = balance
-    what = why or f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
+    used, reserved, limit = balance
+    what = f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
+    what = why or f"{what}, {units.show(line.unit, reserved)} reserved"
     message = f"{head}: stream cut after about {tokens:,} output tokens; {what}"
     return error(message, line, slot, balance, requested=0, resets_at=line.resets_at(now))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from decimal import Decimal
@@ -38,6 +39,7 @@ def test_a_server_that_ignores_the_bound_is_cut_at_the_cap(kit: Any) -> None:
     assert error is not None
     assert 860 <= tokens <= 900
     assert "stream cut after about" in str(error)
+    assert re.search(r"0 of [\d,]+ tokens used, [\d,]+ reserved", str(error))
     assert error.budget == "b"
     guard.settle(lease, kit.record(lease, 100, tokens))
     assert guard.status()[0].used <= 1000
