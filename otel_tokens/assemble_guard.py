@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from otel_tokens import context
 from otel_tokens.conventions import BUDGET_NAME, BUDGET_SCOPE, BUDGET_THRESHOLD_EVENT, NAMESPACE
@@ -32,6 +33,32 @@ def declared_budgets(settings: Settings, given: Sequence[Any]) -> list[Any]:
     for problem in problems:
         logger.warning("otel_tokens ignores a mistake in its configuration: %s", problem)
     return budgets
+
+
+def listed(budgets: Any) -> tuple[Any, ...]:
+    """What was given for the budgets, as a tuple; None is none. Raises ConfigError for one that stands alone."""
+    if budgets is None:
+        return ()
+    if isinstance(budgets, (str, Mapping)) or not isinstance(budgets, Iterable):
+        raise ConfigError("is not a list; write [Budget(...)]", key="budgets")
+    return tuple(cast("Iterable[Any]", budgets))
+
+
+def check_held(settings: Settings, guard: Any, given: tuple[Any, ...]) -> None:
+    """Budgets given to a second `instrument()` must be held already: nobody would notice that they are not.
+
+    Raises ConfigError; with `on_config_error: ignore` it is logged.
+    """
+    held = () if guard is None else guard.budgets
+    wanted = declared_budgets(replace(settings, budgets=()), given)
+    lost = [repr(budget.name) for budget in wanted if budget not in held]
+    if not lost:
+        return
+    words = f"otel_tokens is on already, so these would not be held: {', '.join(lost)}"
+    problem = ConfigError(f"{words}; write them into otel-tokens.yaml, or call uninstrument() before", key="budgets")
+    if settings.on_config_error != "ignore":
+        raise problem
+    logger.warning("otel_tokens ignores a mistake in its configuration: %s", problem)
 
 
 def examined_budgets(settings: Settings, given: Sequence[Any] = ()) -> tuple[list[Any], list[ConfigError]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otel_tokens import context
 from otel_tokens.assemble import Given, Runtime, build, flush_telemetry, make_pricer
+from otel_tokens.assemble_guard import check_held, listed
 from otel_tokens.background import Worker
 from otel_tokens.capture.patch import Patcher
 from otel_tokens.errors import OtelTokensError
@@ -43,11 +44,12 @@ def instrument(
     *,
     config: str | Path | None = None,
     ledger: str | Path | bool | None = None,
-    budgets: Sequence[Any] = (),
+    budgets: Iterable[Any] | None = (),
     on_record: Callable[[Record], object] | None = None,
     **settings: Any,
 ) -> None:
-    """Meter every LLM call of this process. Calling it again while it is on does nothing.
+    """Meter every LLM call of this process. Calling it again while it is on does nothing: budgets that would not be
+    held then are a ConfigError.
 
     `tracer_provider` and `meter_provider` default to the application's global ones; when it has none, what the
     `OTEL_*` variables and the settings ask for is set up. `config` is the settings file, `ledger` a path, True for
@@ -57,12 +59,14 @@ def instrument(
     """
     global _runtime
     with _lock:
+        declared = listed(budgets)
         if _runtime is not None:
+            check_held(_runtime.settings, _runtime.guard, declared)
             return
         loaded = load_settings(config, ledger=str(ledger) if isinstance(ledger, Path) else ledger, **settings)
         if not loaded.enabled:
             return
-        given = Given(tracer_provider, meter_provider, tuple(budgets), on_record)
+        given = Given(tracer_provider, meter_provider, declared, on_record)
         _runtime = build(loaded, given, _patcher, _worker)
         before_exit(Steps(partial(_end, theirs=False), _end, partial(safely, "flush", flush)))
 

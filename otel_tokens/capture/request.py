@@ -79,7 +79,6 @@ class Requests:
         body = body_of(options)
         host = self.host(provider, client, options.url)
         model = body.get("model")
-        choices = first(body, endpoint.choices) if endpoint.choices else 1
         values: dict[str, Any] = {
             "id": new_id(),
             "provider": host.provider,
@@ -92,7 +91,7 @@ class Requests:
             "server_address": host.address,
             "server_port": host.port,
             "max_output": _bound(first(body, endpoint.max_output)),
-            "choices": choices if isinstance(choices, int) and choices > 0 else 1,
+            "choices": _answers(endpoint, body),
             "attributes": _attributes(endpoint, body),
             "tags": self._tags(),
         }
@@ -104,6 +103,16 @@ class Requests:
                 values[name] = term
         call = make(Call, values)
         return call, body
+
+
+def _answers(endpoint: Endpoint, body: dict[str, Any]) -> int:
+    """How many answers are asked for: so many for each of the prompts."""
+    choices = first(body, endpoint.choices) if endpoint.choices else 1
+    answers = choices if isinstance(choices, int) and choices > 0 else 1
+    prompts = body.get(endpoint.batch) if endpoint.batch else None
+    if is_list(prompts) and prompts and not isinstance(prompts[0], int):  # a list of numbers is one prompt: token ids
+        answers *= len(prompts)
+    return answers
 
 
 class _LeftOut(dict[type[Any], bool]):

@@ -198,6 +198,7 @@ def _change(op: Change, name: str, amount: str | None, scope: str | None, option
     from otel_tokens.guard.manage import change
 
     with opened(**options, make=op == "set") as place:
+        _check_unit(place, op, name, amount)
         try:
             changed = change(place.store, op, name, amount, scope=scope)
         except ValueError as error:
@@ -211,15 +212,39 @@ def _change(op: Change, name: str, amount: str | None, scope: str | None, option
         click.echo(f"{name}: changed, and holds from its first call on")
 
 
+def _check_unit(place: Place, op: Change, name: str, amount: str | None) -> None:
+    """End with an error if the budget has no limit of this unit; say so if nobody knows the budget."""
+    from otel_tokens.guard import units
+
+    if op not in {"add", "set"}:
+        return
+    try:
+        unit, _ = units.parse_amount(amount or "")
+    except ValueError:
+        return  # the change itself says what is wrong
+    every = lines(place.store, place.declared)
+    has = {line.unit for line in lines(place.store, place.declared, name)}
+    if has and unit not in has:
+        words = f"budget {name!r} has no limit in {units.name(unit)}; it has {', '.join(sorted(map(units.name, has)))}"
+        click.echo(f"otel-tokens budget: {words}", err=True)
+        sys.exit(NOTHING)
+    if not has and op == "set" and every:
+        hint = _hint(name, sorted({line.name for line in every}))
+        click.echo(f"otel-tokens budget: no budget {name!r} is known here{hint}", err=True)
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}" if known else ""
+
+
 def _not_there(place: Place, name: str, scope: str | None) -> None:
     known = sorted({line.name for line in lines(place.store, place.declared)})
     where = f" in scope {scope}" if scope else ""
     if name in known:
         words = f"budget {name!r} has not been used yet{where}; `set` works before the first call"
     else:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}" if known else ""
-        words = f"there is no budget {name!r}{where}{hint}"
+        words = f"there is no budget {name!r}{where}{_hint(name, known)}"
     click.echo(f"otel-tokens budget: {words}", err=True)
     sys.exit(NOTHING)
 

@@ -12,7 +12,7 @@ from otel_tokens.guard.drive import Story, arun, run
 from otel_tokens.guard.gas import current_critical, current_gas
 from otel_tokens.guard.index import Plan
 from otel_tokens.guard.lease import ActiveLease
-from otel_tokens.guard.leasing import granted, unpriced, without_store
+from otel_tokens.guard.leasing import SHORTENED, granted, tell_clamp, unpriced, without_store
 from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import UnpricedError
 from otel_tokens.guard.refusal import Spot
@@ -22,7 +22,6 @@ from otel_tokens.guard.store.base import Admission, StoreError
 from otel_tokens.values import Call, CallSizes
 
 _ROUNDS = 16
-_SHORTENED = frozenset({units.USD, units.TOKENS, units.OUTPUT_TOKENS})
 
 
 def admit(room: Room, call: Call, sizes: CallSizes) -> ActiveLease | None:
@@ -144,8 +143,9 @@ class Asking:
 
     def fit_caps(self, now: int) -> None:
         """Hold the limits of single calls: shorten the call or refuse it. Time is given to the SDK instead."""
-        caps = [line for line in self.plan.caps if line.hard and line.unit != units.SECONDS]
-        over = [(line, line.now(now)[2]) for line in caps if self.values[line.measure] > line.now(now)[2]]
+        caps = [(line, line.now(now)[2]) for line in self.plan.caps if line.hard]
+        timed = units.SECONDS
+        over = [(line, most) for line, most in caps if (self.values[line.measure] if line.unit != timed else 1) > most]
         if over and not self.shorten(over, may=all(line.clamp_at <= 1000 for line, _ in over)):
             line, limit = over[0]
             slot = line.slot("", "", now)
@@ -219,25 +219,43 @@ class Asking:
         finished = answer.reason == "finished"
         if not finished and (self.steering.further(line, self.model) or self.shorter(answer)):
             return False
-        if not finished and (yield from self.waiting.more(line, slot, balance, answer.retry_at, answer.now)):
+        asked = self.values[line.measure]
+        waits = not finished and not self.hopeless(line, balance[2])
+        if waits and (yield from self.waiting.more(line, slot, balance, answer.retry_at, answer.now)):
+            self.bound = None  # there may be more room now than when the answer was shortened
             return False
         why = "finished by hand: " if finished else self.waiting.why
-        asked = self.values[line.measure]
         spot = Spot(line, slot, balance)
         raise room.refuse(spot, asked, call=self.call, now=answer.now, retry_at=answer.retry_at, why=why)
 
     def shorter(self, answer: Admission) -> bool:
-        """Bound the answer so that the call fits what is left, if that may be done and helps."""
+        """Bound the answer so that the call fits what is left, if that may be done and helps.
+
+        Budgets that no shorter answer helps are left out: asked again, the store names one of them.
+        """
         free: list[tuple[Line, int]] = []
         may = True
         for line, measure, (used, reserved, limit) in zip(
             self.plan.lines, self.plan.measures, answer.balances, strict=True
         ):
             left = limit - used - reserved
-            if line.hard and not line.wall and self.values[measure] > left:
+            if line.hard and not line.wall and self.values[measure] > left and self.helped(line, left):
                 free.append((line, left))
                 may = may and line.clamp_at * limit <= used * 1000
         return bool(free) and self.shorten(free, may=may)
+
+    def hopeless(self, line: Line, limit: int) -> bool:
+        """Whether the call would not even fit an unused budget, so that only a person could make room for it."""
+        if line.pause_at <= 1000 or self.values[line.measure] <= limit:
+            return False
+        return not (self.may_shorten(may=line.clamp_at <= 1000) and self.helped(line, limit))
+
+    def helped(self, line: Line, left: int) -> bool:
+        """Whether a shorter answer makes the call fit what is left of one budget."""
+        if line.unit not in SHORTENED:
+            return False
+        bound = self.room.meter.longest(self.plan, self.call, self.model, self.sizes, [(line, left)])
+        return bound is not None and bound >= self.least()
 
     def may_shorten(self, *, may: bool) -> bool:
         """Whether this call may be clamped: a threshold says so, or it came without a bound of its own."""
@@ -267,19 +285,6 @@ class Asking:
             self.steering.tell_downgrade(self.model, answer.now)
         if self.bound is not None:
             lease.max_output = self.bound
-            self.tell_clamp(lease, answer)
+            tell_clamp(room, lease, answer)
         self.waiting.over(answer.now)
         return granted(room, lease, answer)
-
-    def tell_clamp(self, lease: ActiveLease, answer: Admission) -> None:
-        """Say that the answer was made shorter, by the budget with the least left."""
-        plan = lease.plan
-        rows = [
-            (balance[2] - balance[0] - balance[1], line, slot, balance)
-            for line, slot, balance in zip(plan.lines, plan.slots, answer.balances, strict=True)
-            if line.hard and line.unit in _SHORTENED
-        ]
-        if rows:
-            _, line, slot, balance = min(rows, key=lambda row: row[0])
-            detail = f"at most {self.bound} output tokens"
-            self.room.tell("clamp", line, slot, balance, call=self.call, now=answer.now, detail=detail)

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from otel_tokens.guard import presets, units
-from otel_tokens.guard.ladder import ladder
-from otel_tokens.guard.threshold import seconds, thresholds
+from otel_tokens.guard.ladder import Rung, ladder
+from otel_tokens.guard.threshold import Threshold, seconds, thresholds
 from otel_tokens.guard.window import ALLOWED as WINDOWS
 from otel_tokens.guard.window import WEEKDAYS, Window, parse_window, zone_of
 from otel_tokens.guard.wrong import Wrong, check, one_of
@@ -20,7 +20,7 @@ CALL_KEYS = ("model", "provider", "operation", "endpoint")
 """What a call says of itself; any other key of `per` and `match` is a tag."""
 _TAG = re.compile(r"[a-z][a-z0-9_.]{0,63}")
 _FORGET_SECONDS = 7 * 86400
-_SHORT_DAYS = {day[:3]: index for index, day in enumerate(WEEKDAYS)}
+_SHORTEST_DAY = 3  # letters: mon, tue, wed …
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ def derive(given: Mapping[str, Any]) -> dict[str, Any]:
     scope_keys = _scope_keys(budget)
     limits = _limits(budget, span)
     conditions = _conditions(budget)
+    marks, rungs = _steps(budget)
     units_used = {units.family(limit.unit) for limit in limits}
     per_call = "call" in scope_keys
     if per_call:
@@ -86,12 +87,22 @@ def derive(given: Mapping[str, Any]) -> dict[str, Any]:
         "scope_keys": scope_keys,
         "conditions": conditions,
         "span": span,
-        "marks": None if budget.thresholds is None else _at("thresholds", thresholds, budget.thresholds),
-        "rungs": () if budget.ladder is None else _at("ladder", ladder, budget.ladder),
+        "marks": marks,
+        "rungs": rungs,
         "wait_seconds": 0.0 if budget.wait is None else _at("wait", seconds, budget.wait),
         "wall": _wall(budget, span, per_call),
         "keep_ms": _keep(budget, scope_keys),
     }
+
+
+def _steps(budget: Any) -> tuple[tuple[Threshold, ...] | None, tuple[Rung, ...]]:
+    marks = None if budget.thresholds is None else _at("thresholds", thresholds, budget.thresholds)
+    rungs = () if budget.ladder is None else _at("ladder", ladder, budget.ladder)
+    if not rungs and budget.thresholds != "standard":
+        with Wrong.at("thresholds"):
+            kinds = {action.kind for mark in marks or () for action in mark.actions}
+            check("downgrade" not in kinds, "downgrade needs a ladder, such as ladder: [opus, sonnet, haiku]")
+    return marks, rungs
 
 
 def _at(step: str, read: Callable[[Any], Any], value: object) -> Any:
@@ -146,12 +157,20 @@ def _conditions(budget: Any) -> tuple[Condition, ...]:
         for key, value in cast("Mapping[object, object]", given).items():
             check(isinstance(key, str) and bool(_TAG.fullmatch(key)), f"{key!r} cannot be a tag's name")
             with Wrong.at(cast("str", key)):
-                texts = cast("Sequence[object]", (value,) if isinstance(value, str) else value)
-                check(isinstance(texts, (list, tuple)) and bool(texts), "allowed: a pattern, or a list of them")
-                check(all(isinstance(text, str) for text in texts), "a pattern is a text")
-                lower = key in {"model", "provider"}
-                made.append(Condition(cast("str", key), tuple(str(t).lower() if lower else str(t) for t in texts)))
+                texts = _patterns(value)
+                if key in {"model", "provider"}:
+                    texts = [text.lower() for text in texts]
+                # Each once: a budget found twice for one call would be charged twice.
+                made.append(Condition(cast("str", key), tuple(dict.fromkeys(texts))))
         return tuple(made)
+
+
+def _patterns(value: object) -> list[str]:
+    texts = cast("Sequence[object]", value if isinstance(value, (list, tuple)) else (value,))
+    check(bool(texts) and not isinstance(value, Mapping), "allowed: a pattern, or a list of them")
+    for text in texts:
+        check(isinstance(text, str), f'a pattern is a text: write "{text}"')
+    return [str(text) for text in texts]
 
 
 def _limits(budget: Any, span: Window | None) -> tuple[Limit, ...]:
@@ -234,7 +253,15 @@ def _one_day(span: Window) -> Window:
 def _days(text: str) -> tuple[int, ...]:
     if text.lower() == "weekend":
         return (5, 6)
-    return tuple(_SHORT_DAYS[one_of(day.strip().lower()[:3], tuple(_SHORT_DAYS), "weekday")] for day in text.split(","))
+    return tuple(_day(word.strip()) for word in text.split(","))
+
+
+def _day(word: str) -> int:
+    """A weekday by its name or the beginning of it. No more than that: "sat-sun" must not quietly mean Saturday."""
+    for index, day in enumerate(WEEKDAYS):
+        if len(word) >= _SHORTEST_DAY and day.startswith(word.lower()):
+            return index
+    return WEEKDAYS.index(one_of(word, WEEKDAYS, "weekday"))
 
 
 def _wall(budget: Any, span: Window | None, per_call: bool) -> bool:

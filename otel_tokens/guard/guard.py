@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
 import uuid
@@ -165,22 +166,26 @@ class Guard:
 
     def forecast(self, budget: str | None = None, scope: str | None = None) -> list[Forecast]:
         """What is left and how long it lasts, per row of `status`, from the calls this process settled lately."""
+        return self._forecasts(self.status(budget, scope))
+
+    def _forecasts(self, rows: Sequence[Status]) -> list[Forecast]:
         now = time.time()
-        burn = list(self._room.burn)
+        wanted = {(row.name, row.unit, row.scope) for row in rows}
+        samples: dict[tuple[str, str, str], list[tuple[float, int, int]]] = {}
+        for at, slots, bookings in list(self._room.burn):
+            for slot, booking in zip(slots, bookings, strict=True):
+                whose = (slot.budget, slot.unit, slot.scope)
+                if whose in wanted:
+                    samples.setdefault(whose, []).append((at, booking[0], booking[1]))
         made: list[Forecast] = []
         walls = {(line.name, line.unit) for line in self._room.index.lines if line.wall}
-        for row in self.status(budget, scope):
+        for row in rows:
             if (row.name, row.unit) in walls:
                 made.append(clock_forecast(row))
                 continue
             start = row.start or (now - row.window_seconds if row.window_seconds else 0.0)
-            samples = [
-                (at, booking[0], booking[1])
-                for at, slots, bookings in burn
-                for slot, booking in zip(slots, bookings, strict=True)
-                if at >= start and (slot.budget, slot.unit, slot.scope) == (row.name, row.unit, row.scope)
-            ]
-            made.append(forecast(row, samples, units.smallest(row.unit), now))
+            own = [sample for sample in samples.get((row.name, row.unit, row.scope), ()) if sample[0] >= start]
+            made.append(forecast(row, own, units.smallest(row.unit), now))
         return made
 
     def change(self, op: Change, name: str, amount: str | None = None, *, scope: str | None = None) -> int:
@@ -197,13 +202,12 @@ class Guard:
 
     def state(self, **tags: str) -> dict[str, Any]:
         """The state of a task (`state(task="42")`) or of anything else that budgets are split by, ready for JSON."""
-        rows = manage.of_tags(self.status(), tags)
-        wanted = {(row.name, row.unit, row.scope) for row in rows}
+        rows = manage.of_tags(manage.status(self.store, limit=sys.maxsize), tags)
         return {
             "tags": dict(tags),
             "at": time.time(),
             "budgets": [row.to_dict() for row in rows],
-            "forecast": [row.to_dict() for row in self.forecast() if (row.name, row.unit, row.scope) in wanted],
+            "forecast": [row.to_dict() for row in self._forecasts(rows)],
         }
 
     def save_state(self, path: str | Path, **tags: str) -> None:

@@ -70,7 +70,7 @@ def _taker(names: tuple[str, ...]) -> Callable[[Mapping[str, int]], tuple[int, .
 
 
 class Plan:
-    """The lines and slots of one kind of call (model and tags), until the first of their windows ends.
+    """The lines and slots of one kind of call (model and tags), while all of their windows run.
 
     `tally` is text, because its hash is kept: one look-up counts the decision of all lines. `first_shares` are the
     lowest thresholds in permille: below them a settlement looks no further. `take` takes what to reserve on each slot
@@ -91,6 +91,7 @@ class Plan:
         "priced",
         "provider",
         "shape",
+        "since",
         "slots",
         "steered",
         "take",
@@ -111,6 +112,7 @@ class Plan:
         self.model, self.provider = kind
         self.shape = shape
         self.slots = slots
+        self.since = max([slot.start for slot in slots], default=0)
         self.until = until
         self.ceiling: tuple[Kind, Lines] = ((), NO_LINES)
         self.graceful = any([slot.grace for slot in slots])  # noqa: C419 (a list is faster, and this is per call kind)
@@ -187,10 +189,11 @@ class Index:
         tags = call.tags
         kind = (model, call.provider, call.operation, call.endpoint, *map(tags.get, self._tag_keys))
         found = self._plans.get(kind)
-        if found is not None and now < found.until:
+        # A clock may be put back: the windows of later on hold then as little as those that are over.
+        if found is not None and found.since <= now < found.until:
             return found
         found = self._old_plans.get(kind)
-        if found is None or now >= found.until:
+        if found is None or not found.since <= now < found.until:
             facts: dict[str, str] = {key: tags[key] for key in self._tag_keys if key in tags}
             facts["model"], facts["provider"] = model.lower(), call.provider.lower()
             facts["operation"], facts["endpoint"] = call.operation, call.endpoint

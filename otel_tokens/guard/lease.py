@@ -8,6 +8,7 @@ from typing import Any
 
 from otel_tokens.guard.gas import Gas
 from otel_tokens.guard.index import Plan
+from otel_tokens.guard.line import Line
 from otel_tokens.guard.store.base import Balance
 from otel_tokens.values import Call, CallSizes
 
@@ -25,6 +26,7 @@ class ActiveLease:
     output: int = 0
     look_at: int | None = None
     deadline: float | None = None
+    timed_by: Line | None = None
     gas: Gas | None = None
     gas_tokens: int = 0
     pending: Any = None
@@ -61,9 +63,10 @@ class ActiveLease:
         share, name = max(shares)
         return name, share
 
-    def limit_time(self, seconds: float) -> None:
-        """The call, or its stream, must end within `seconds`."""
+    def limit_time(self, seconds: float, line: Line) -> None:
+        """The call, or its stream, must end within `seconds`, because of `line`."""
         if self.timeout is None or seconds < self.timeout:
             self.timeout = seconds
+            self.timed_by = line
             self.deadline = time.monotonic() + seconds
             self.look_at = 0

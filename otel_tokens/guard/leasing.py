@@ -16,6 +16,9 @@ from otel_tokens.guard.room import Room
 from otel_tokens.guard.store.base import Admission, Booking, StoreError
 from otel_tokens.values import Call, Record
 
+SHORTENED = frozenset({units.USD, units.TOKENS, units.OUTPUT_TOKENS})
+"""What a shorter answer needs less of."""
+
 
 def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
     """Complete a lease with what the store answered."""
@@ -30,10 +33,10 @@ def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
     if plan.timed:
         for line, (used, _, limit) in zip(plan.lines, answer.balances, strict=True):
             if line.hard and line.unit == units.SECONDS:
-                lease.limit_time(max(0.001, (limit - used) / 1000))
+                lease.limit_time(max(0.001, (limit - used) / 1000), line)
         for line in plan.caps:
             if line.hard and line.unit == units.SECONDS:
-                lease.limit_time(line.now(answer.now)[2] / 1000)
+                lease.limit_time(line.now(answer.now)[2] / 1000, line)
     if plan.graceful:
         tell_overdraft(room, lease, answer)
     if plan.slots:
@@ -63,6 +66,20 @@ def tell_overdraft(room: Room, lease: ActiveLease, answer: Admission) -> None:
     for line, slot, balance in zip(plan.lines, plan.slots, answer.balances, strict=True):
         if line.hard and slot.grace and balance[0] + balance[1] > balance[2]:
             room.tell("overdraft", line, slot, balance, call=lease.call, now=answer.now)
+
+
+def tell_clamp(room: Room, lease: ActiveLease, answer: Admission) -> None:
+    """Say that the answer was made shorter, by the budget with the least left."""
+    plan = lease.plan
+    rows = [
+        (balance[2] - balance[0] - balance[1], line, slot, balance)
+        for line, slot, balance in zip(plan.lines, plan.slots, answer.balances, strict=True)
+        if line.hard and line.unit in SHORTENED
+    ]
+    if rows:
+        _, line, slot, balance = min(rows, key=lambda row: row[0])
+        detail = f"at most {lease.max_output} output tokens"
+        room.tell("clamp", line, slot, balance, call=lease.call, now=answer.now, detail=detail)
 
 
 def without_store(room: Room, lease: ActiveLease, error: StoreError) -> ActiveLease:

@@ -16,6 +16,7 @@ NEVER = 1 << 62
 Measure = str
 """What a line takes of a call's amounts: a unit, with "~" in front for the expected instead of the upper one."""
 
+_LONGEST = 256  # characters, as many as a tag may have
 _ESCAPES = str.maketrans({c: f"%{ord(c):02X}" for c in "%,=|\n\r\0\t"})
 
 
@@ -133,13 +134,14 @@ class Line:
 def scope_name(keys: Sequence[str], values: Sequence[str]) -> str:
     """The scope of these values: "tenant=acme,user=bob"; "" for a budget that is not split.
 
-    A value that is missing is empty: calls without the tag share one scope. Values are cut at 200 characters.
+    A value that is missing is empty: calls without the tag share one scope.
+    Values longer than a tag may be are cut.
     """
     return ",".join([f"{key}={_plain(value)}" for key, value in zip(keys, values, strict=True)])
 
 
 def _plain(value: str) -> str:
-    return value[:200] if value.isalnum() else value[:200].translate(_ESCAPES)
+    return value[:_LONGEST] if value.isalnum() else value[:_LONGEST].translate(_ESCAPES)
 
 
 def slot_key(line: Line, scope: str) -> str:

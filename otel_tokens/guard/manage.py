@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from otel_tokens.guard import units
+from otel_tokens.guard.line import scope_name
 from otel_tokens.guard.store.base import Change, Row, Store
 from otel_tokens.values import EXACT
 
@@ -109,5 +110,5 @@ def change(store: Store, op: Change, name: str, amount: str | None = None, *, sc
 
 def of_tags(rows: Iterable[Status], tags: dict[str, str]) -> list[Status]:
     """The rows whose scope names one of these tags ("task=42"): a task's state."""
-    wanted = {f"{key}={value}" for key, value in tags.items()}
+    wanted = {scope_name((key,), (value,)) for key, value in tags.items()}
     return [row for row in rows if wanted & set(row.scope.split(","))]

@@ -31,7 +31,8 @@ def refused(spot: Spot, requested: int, *, now: int, retry_at: int = 0, why: str
     what = f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
     if not line.wall:
         what += f", {units.show(line.unit, reserved)} reserved"
-    parts = [f"{head}: {why}{what}{_asks(line, requested)}"]
+    asked = asks(line, requested)
+    parts = [f"{head}: {why}{what}" + (f", {asked}" if asked else "")]
     reset = line.resets_at(now)
     if reset is not None:
         parts.append(f"resets at {_moment(reset, line)}")
@@ -44,8 +45,9 @@ def refused(spot: Spot, requested: int, *, now: int, retry_at: int = 0, why: str
 def cut(line: Line, slot: Slot, balance: Balance, tokens: int, *, now: int, why: str = "") -> BudgetExceededError:
     """The error of a stream that had to end after `tokens` output tokens."""
     head = f"budget {line.name!r}" + (f" ({slot.scope})" if slot.scope else "")
-    used, _, limit = balance
-    what = why or f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
+    used, reserved, limit = balance
+    what = f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
+    what = why or f"{what}, {units.show(line.unit, reserved)} reserved"
     message = f"{head}: stream cut after about {tokens:,} output tokens; {what}"
     return error(message, line, slot, balance, requested=0, resets_at=line.resets_at(now))
 
@@ -68,16 +70,17 @@ def error(
     )
 
 
-def _asks(line: Line, requested: int) -> str:
+def asks(line: Line, requested: int) -> str:
+    """What a call asked for, in words; "" where that says nothing."""
     kind = units.family(line.unit)
     amount = f"{units.show(line.unit, requested)} {units.name(line.unit)}"
     if line.wall or not requested:
         return ""
     if kind == units.USD:
-        return f", this call may cost up to {amount}"
+        return f"this call may cost up to {amount}"
     if kind in {units.CALLS, units.OPERATIONS}:
-        return "" if requested == 1 else f", {amount} requested"
-    return f", this call may use up to {amount}"
+        return "" if requested == 1 else f"{amount} requested"
+    return f"this call may use up to {amount}"
 
 
 def _moment(seconds: float, line: Line) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ from otel_tokens.guard.learned import Learned
 from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import Meter
 from otel_tokens.guard.options import GuardOptions
-from otel_tokens.guard.refusal import Spot, refused
+from otel_tokens.guard.refusal import Spot, asks, refused
 from otel_tokens.guard.store.base import Balance, Booking, Slot, Store, StoreError
 from otel_tokens.guard.threshold import STEERING, Threshold
+from otel_tokens.safely import logger
 from otel_tokens.values import Call
 
 _MAX_TOLD = 10_000
+_SAY_LOST_EVERY = 60.0
 BURN_SAMPLES = 4096
 Burn = tuple[float, Sequence[Slot], Sequence[Booking]]
 """(unix seconds, slots, bookings) of one settlement: what a forecast is made of."""
@@ -45,6 +48,7 @@ class Room:
     burn: deque[Burn] = field(default_factory=lambda: deque[Burn](maxlen=BURN_SAMPLES))
     running_low: bool = False
     seen: dict[str, tuple[int, int, int, int]] = field(default_factory=dict[str, tuple[int, int, int, int]])
+    _say_lost_at: float = 0.0
     _told: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
 
     # ---- what is known of accounts --------------------------------------------------------------------------------
@@ -102,7 +106,8 @@ class Room:
         line, slot, balance = spot
         provider, model = ("", "") if call is None else (call.provider, call.model)
         self.decisions.single(line.name, "deny", provider, model)
-        event = self.tell("exceeded", line, slot, balance, call=call, now=now, detail=why.rstrip(": "))
+        detail = why.rstrip(": ") or asks(line, requested)
+        event = self.tell("exceeded", line, slot, balance, call=call, now=now, detail=detail)
         if (slot.key, slot.start) not in self._told:
             if len(self._told) >= _MAX_TOLD:
                 self._told.clear()
@@ -120,9 +125,20 @@ class Room:
         closed = self.options.fail == "closed"
         self.decisions.single("", "deny" if closed else "allow", provider, model, "store")
         self.actions.tell(Event("store", provider=provider, model=model, detail=str(error)))
+        self._say_lost(error)
         if not closed:
             return None
         return BudgetExceededError(f"the budget store does not answer, and the guard fails closed: {error}")
+
+    def _say_lost(self, error: StoreError) -> None:
+        """Log that the store is lost, once a minute: a mistake in its address must not look like budgets that hold."""
+        now = time.monotonic()
+        if now < self._say_lost_at:
+            return
+        self._say_lost_at = now + _SAY_LOST_EVERY
+        fail = self.options.fail
+        what = "calls are refused" if fail == "closed" else "calls go on without being held to their budgets"
+        logger.warning("the budget store does not answer: %s (store_fail: %s): %s", what, fail, error)
 
     # ---- leases ---------------------------------------------------------------------------------------------------
     def give_back(self, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
 from otel_tokens.values import EXACT
@@ -81,6 +82,12 @@ def to_smallest(unit: str, amount: object) -> int:
     """An amount as declared (number or text) in the unit's smallest unit. Raises ValueError that names the reason."""
     if family(unit) == SECONDS:
         return _scaled(duration(amount), 1000)
+    if isinstance(amount, str):
+        # As typed at a terminal: "$5", "50k tokens".
+        with suppress(ValueError):
+            named, smallest_units = parse_amount(amount)
+            if named == family(unit):
+                return smallest_units
     number, rest = _number(amount)
     if rest and unit != USD and rest.lower() in _SCALE:
         number, rest = EXACT.multiply(number, _SCALE[rest.lower()]), ""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard import units
 from otel_tokens.guard.drive import Story, run
 from otel_tokens.guard.lease import ActiveLease
 from otel_tokens.guard.line import Line
@@ -24,8 +23,8 @@ def look(room: Room, lease: ActiveLease, tokens: int) -> BudgetExceededError | N
         return None
     if isinstance(lease.pending, BudgetExceededError):
         return lease.pending
-    if lease.deadline is not None and time.monotonic() >= lease.deadline:
-        return _out_of_time(room, lease, tokens)
+    if lease.deadline is not None and lease.timed_by is not None and time.monotonic() >= lease.deadline:
+        return _out_of_time(room, lease, lease.timed_by, tokens)
     if lease.output <= 0 or tokens <= lease.output:
         return None
     if room.store.direct or not lease.plan.slots:
@@ -91,17 +90,13 @@ def _grown(lease: ActiveLease, values: dict[str, int], extra: Sequence[int], tok
         lease.look_at = target
 
 
-def _out_of_time(room: Room, lease: ActiveLease, tokens: int) -> BudgetExceededError:
+def _out_of_time(room: Room, lease: ActiveLease, line: Line, tokens: int) -> BudgetExceededError:
     """The error of a stream whose time is up: its own, or its task's."""
     now = room.store.now()
     plan = lease.plan
-    slots: dict[int, Slot] = {id(line): slot for line, slot in zip(plan.lines, plan.slots, strict=True)}
-    timed: list[tuple[int, Line]] = [
-        (line.now(now)[2], line) for line in (*plan.lines, *plan.caps) if line.hard and line.unit == units.SECONDS
-    ]
-    limit, line = min(timed, key=lambda row: row[0])
+    slots = {id(own): slot for own, slot in zip(plan.lines, plan.slots, strict=True)}
     slot = slots.get(id(line)) or line.slot("", "", now)
-    return _cut(room, lease, (line, slot, (limit, 0, limit)), tokens, now=now, why="its time is up")
+    return _cut(room, lease, (line, slot, (slot.limit, 0, slot.limit)), tokens, now=now, why="its time is up")
 
 
 def _cut(

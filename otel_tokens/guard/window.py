@@ -50,6 +50,8 @@ _LARGER: dict[str, tuple[int, Period]] = {
     "day": (7, "week"),
 }
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800, "month": 2592000}
+_LONGEST = 1200 * _SECONDS["month"]
+"""Calendars begin with the year 1: the window of a thousand years around today could not be worked out."""
 _SLICES = 60
 ALLOWED = "none, minute, hour, day, week, month, quarter, year, or a length such as 15m, 6h, 1d, 2w, 3mo"
 
@@ -183,6 +185,8 @@ def parse_window(
         raise ValueError(f"{text!r} is not a window; allowed: {ALLOWED}")
     if count < 1:
         raise ValueError(f"{text!r} is no time at all")
+    if count * _SECONDS[period] > _LONGEST:
+        raise ValueError(f"{text!r} is too long; at most 100y")
     while period in _LARGER and count % _LARGER[period][0] == 0:
         factor, larger = _LARGER[period]
         count, period = count // factor, larger

@@ -42,7 +42,7 @@ MESSAGES = Endpoint(
     max_output=("max_tokens",),
     thinking=("thinking.budget_tokens",),
     choices=(),
-    input=("messages", "system", "tools"),
+    input=("messages", "system", "tools", "output_config", "output_format"),
     attributes={
         "temperature": c.REQUEST_TEMPERATURE,
         "top_p": c.REQUEST_TOP_P,

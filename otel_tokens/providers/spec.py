@@ -39,6 +39,7 @@ class Endpoint:
     `poll` + its id later. `asks_usage`: streams state usage only when asked. `cache_write` is the field of `Usage`
     that prompts are written to a cache as without being asked for; `history` are the places of the id of what the
     provider remembers of a conversation.
+    `batch` is the key whose list asks for the answers to each of its entries.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Endpoint:
     max_output: tuple[str, ...] = ()
     thinking: tuple[str, ...] = ()
     choices: tuple[str, ...] = ("n",)
+    batch: str = ""
     input: tuple[str, ...] = ()
     asks_usage: bool = False
     cache_write: str | None = None

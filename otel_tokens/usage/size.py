@@ -84,6 +84,8 @@ def measure(endpoint: Endpoint, body: Mapping[str, Any], model: str) -> Size:
     _mark(body.get("cache_control"), size)
     if "tools" in body:
         _tools(body, size)
+    if is_mapping(body.get("prompt")):
+        size.hosted = True  # a prompt that is stored there; only its variables can be seen
     if body.get("web_search_options") is not None:
         size.hosted, size.searches = True, size.searches + 1
     audio = body.get("modalities")

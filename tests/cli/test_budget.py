@@ -111,6 +111,16 @@ def test_what_is_not_there_is_said(budgets: Any) -> None:
     assert "has not been used yet" in done.stderr
 
 
+def test_a_limit_that_a_budget_does_not_have_is_said(budgets: Any) -> None:
+    for op in ("add", "set"):
+        done = budgets.here("budget", op, "per-agent", "5USD")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "budget 'per-agent' has no limit in USD; it has tokens" in done.stderr
+    done = budgets.here("budget", "set", "dialy", "5USD")
+    assert done.returncode == 0
+    assert "no budget 'dialy' is known here; did you mean 'daily'?" in done.stderr
+
+
 def test_watch_tells_changes_as_lines(budgets: Any) -> None:
     process = budgets.start("budget", "watch", "daily", "--interval", "0.1")
     assert json.loads(process.stdout.readline())["used"] is None

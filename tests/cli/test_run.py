@@ -198,6 +198,16 @@ def test_quiet_says_nothing_and_the_default_ledger_is_the_users(workshop: Any) -
 
 def test_no_call_is_said_with_its_reason(workshop: Any) -> None:
     assert "no LLM call was made" in workshop.run_program("import openai").stderr
+
+
+def test_a_lost_budget_store_does_not_take_the_report_along(workshop: Any) -> None:
+    budgets = "\nstore: redis://127.0.0.1:1/0\nbudgets:\n  - {name: a, calls: 2}\n"
+    workshop.config.write_text(workshop.config.read_text() + budgets)
+    done = workshop.run_program("for _ in range(3):\n    chat()")
+    assert done.returncode == 0
+    assert "Calls by model" in done.stderr
+    assert "budgets are not known: Redis at 127.0.0.1:1" in done.stderr
+    assert "the budget store does not answer: calls go on" in done.stderr
     assert "imported openai or anthropic" in workshop.run_program("pass").stderr
     assert "-I and -E" in workshop.run(PYTHON, "-I", "-c", "pass").stderr
 

@@ -151,6 +151,37 @@ def test_a_loop_of_chats(make_server: Any, shape: str) -> None:
         exhaust(lambda: client.chat.completions.create(**{"model": "gpt-4o", "max_completion_tokens": 100, **request}))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "answers"),
+    [(["One.", "Two.", "Three."], 6), ([[15339] * 9, [15339] * 9], 4), ([15339] * 9, 2), ("One.", 2)],
+    ids=["texts", "lists of token ids", "token ids", "text"],
+)
+def test_a_loop_of_completions_of_several_prompts(make_server: Any, prompt: Any, answers: int) -> None:
+    def answer(asked: Request) -> Reply:
+        whole = openai_wire.completion(asked["model"], chat_usage(20, 100 * answers), "Aye.")
+        return Reply(body=whole)
+
+    with openai_client(make_server(answer).url) as client:
+        exhaust(
+            lambda: client.completions.create(
+                model="gpt-3.5-turbo-instruct", prompt=prompt, max_tokens=100, n=2, best_of=2
+            )
+        )
+
+
+def test_a_loop_of_responses_from_a_stored_prompt(make_server: Any) -> None:
+    """Its variables are part of the input; what it says itself is learned from the first report."""
+
+    def answer(asked: Request) -> Reply:
+        words = len(asked["prompt"]["variables"]["text"])
+        usage = {"input_tokens": words // 4 + 40, "output_tokens": 50, "total_tokens": words // 4 + 90}
+        return Reply(body=openai_wire.response(asked["model"], usage, "Aye."))
+
+    prompt: Any = {"id": "pmpt_1", "variables": {"text": TEXT * 8}}
+    with openai_client(make_server(answer).url) as client:
+        exhaust(lambda: client.responses.create(model="gpt-4o", prompt=prompt, max_output_tokens=50))
+
+
 def test_a_loop_of_embeddings_of_token_ids(make_server: Any) -> None:
     ids = [15339] * 2000
 
@@ -184,7 +215,15 @@ def test_a_conversation_kept_by_the_provider_grows(make_server: Any) -> None:
         exhaust(step)
 
 
+SCHEMA = {"type": "object", "properties": {f"field_{n}": {"type": "string", "description": TEXT} for n in range(4)}}
 CLAUDES: dict[str, tuple[Usage, Usage]] = {
+    "a schema": (
+        {
+            "messages": user("a"),
+            "extra_body": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+        },
+        {"input_tokens": len(str(SCHEMA)) // 4},
+    ),
     "fast": ({"messages": user(TEXT), "extra_body": {"speed": "fast"}}, {"speed": "fast"}),
     "in one country": ({"messages": user(TEXT), "extra_body": {"inference_geo": "us"}}, {"inference_geo": "us"}),
     "cached for an hour": (

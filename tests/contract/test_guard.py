@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import otel_tokens
-from otel_tokens import Budget, BudgetExceededError
+from otel_tokens import Budget, BudgetExceededError, ConfigError
 from otel_tokens.demo import anthropic_wire, openai_wire
 from otel_tokens.demo.server import ModelServer, Reply, Request
 from otel_tokens.values import Record
@@ -478,3 +478,28 @@ def test_a_finished_stream_is_not_cut(guarded: Any, make_server: Any) -> None:
     assert records[0].outcome == "ok"
     with pytest.raises(BudgetExceededError):
         ask(made)
+
+
+@pytest.mark.parametrize("first", [(), (Budget("a", calls=1),)])
+def test_budgets_that_come_too_late_are_a_mistake(guarded: Any, first: Any, caplog: pytest.LogCaptureFixture) -> None:
+    guarded(*first)
+    otel_tokens.instrument(budgets=[*first])  # held already
+    with pytest.raises(ConfigError, match="on already, so these would not be held: 'b'; write them into otel-tokens"):
+        otel_tokens.instrument(budgets=[*first, Budget("b", usd=1)])
+    with pytest.raises(ConfigError, match="not be held: 'a'"):
+        otel_tokens.instrument(budgets=[{"name": "a", "calls": 2}])
+    otel_tokens.uninstrument()
+    guarded(on_config_error="ignore")
+    otel_tokens.instrument(budgets=[Budget("b", usd=1)])
+    assert "these would not be held: 'b'" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [Budget("a", usd=1), {"name": "a", "usd": 1}, "a", 5])
+def test_one_budget_is_no_list(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="budgets: is not a list"):
+        otel_tokens.instrument(config=False, ledger=False, budgets=wrong)
+
+
+def test_no_budgets_may_be_none() -> None:
+    otel_tokens.instrument(config=False, ledger=False, budgets=None)
+    otel_tokens.uninstrument()

@@ -531,3 +531,18 @@ def test_a_cancelled_admission_leaves_nothing_behind(kit: Any) -> None:
     asyncio.run(run())
     assert guard.flush(5)
     assert rows(guard) == {("b", "tokens", ""): (0, 0, 1000)}
+
+
+@pytest.mark.parametrize("window", ["minute", "day", "month"])
+def test_a_clock_that_is_put_back_lets_nothing_through(kit: Any, window: Any) -> None:
+    kit.now = 1795219200.0
+    guard = kit.guard(Budget("b", calls=2, window=window))
+    for _ in range(2):
+        kit.spend(guard)
+    kit.now -= 40 * 86400
+    for _ in range(3):
+        with pytest.raises(BudgetExceededError, match="2 of 2 calls used"):
+            kit.spend(guard)
+    kit.now += 80 * 86400
+    kit.spend(guard)
+    assert not [decision for decision in guard.decisions() if decision[4] == "store"]

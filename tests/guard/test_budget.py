@@ -55,6 +55,8 @@ def test_the_same_words_in_python_and_yaml() -> None:
         ("usd", 5, 5 * 10**9),
         ("usd", "0.10", 10**8),
         ("usd", "5 USD", 5 * 10**9),
+        ("usd", "$5", 5 * 10**9),
+        ("tokens", "50k tokens", 50_000),
         ("usd", 0.1 + 0.2, 3 * 10**8),
         ("usd", Decimal("0.000000001"), 1),
         ("tokens", "50k", 50_000),
@@ -114,7 +116,9 @@ BAD: list[tuple[Any, str, str]] = [
     ({"name": "b", "usd": 1, "match": {"model": 5}}, "match.model", "a pattern"),
     ({"name": "b", "usd": 1, "match": {"model": []}}, "match.model", "a pattern"),
     ({"name": "b", "usd": 1, "match": {"model": ["a", 5]}}, "match.model", "a pattern is a text"),
+    ({"name": "b", "usd": 1, "match": {"tenant": 42}}, "match.tenant", 'a pattern is a text: write "42"'),
     ({"name": "b", "usd": 1, "window": "fortnight"}, "window", "allowed: none, minute"),
+    ({"name": "b", "usd": 1, "window": "1000y"}, "window", "too long; at most 100y"),
     ({"name": "b", "usd": 1, "window": 7}, "window", "allowed: none, minute"),
     ({"name": "b", "usd": 1, "rolling": True}, "rolling", "needs a window"),
     ({"name": "b", "usd": 1, "rolling": "yes", "window": "day"}, "rolling", "true, false"),
@@ -128,6 +132,8 @@ BAD: list[tuple[Any, str, str]] = [
     ({"name": "b", "usd": 1, "window": "day", "weekend": {"tokens": 2}}, "weekend.tokens", "allowed: usd"),
     ({"name": "b", "usd": 1, "window": "day", "weekend": 2}, "weekend", "limits such as"),
     ({"name": "b", "usd": 1, "window": "day", "on": {"someday": {"usd": 2}}}, "on.someday", "weekday"),
+    ({"name": "b", "usd": 1, "window": "day", "on": {"sat-sun": {"usd": 2}}}, "on.sat-sun", "not a known weekday"),
+    ({"name": "b", "usd": 1, "window": "day", "on": {"mon fri": {"usd": 2}}}, "on.mon fri", "not a known weekday"),
     ({"name": "b", "usd": 1, "window": "day", "on": {"fri": {"usd": "x"}}}, "on.fri.usd", "is not a number"),
     ({"name": "b", "usd": 1, "enforce": "hart"}, "enforce", "did you mean hard?"),
     ({"name": "b", "usd": 1, "thresholds": 70}, "thresholds", "a list such as [70, 90, 100]"),
@@ -148,6 +154,7 @@ BAD: list[tuple[Any, str, str]] = [
     ({"name": "b", "usd": 1, "thresholds": {70: {"pause": "long"}}}, "thresholds[70]", "is not a number"),
     ({"name": "b", "usd": 1, "thresholds": {70: {"slow": -1}}}, "thresholds[70]", "is negative"),
     ({"name": "b", "usd": 1, "thresholds": {70: {"log": 5}}}, "thresholds[70]", "takes no value"),
+    ({"name": "b", "usd": 1, "thresholds": {70: "downgrade"}}, "thresholds", "downgrade needs a ladder"),
     ({"name": "b", "usd": 1, "ladder": "opus"}, "ladder", "a list of models"),
     ({"name": "b", "usd": 1, "ladder": ["one"]}, "ladder", "two models or more"),
     ({"name": "b", "usd": 1, "ladder": ["*opus*", "x"]}, "ladder[0]", "is a pattern"),
@@ -282,6 +289,12 @@ def test_the_overdraft_of_the_presets() -> None:
 )
 def test_the_detector(text: str, expected: str | None) -> None:
     assert presets.detect(text) == expected
+
+
+@pytest.mark.parametrize("days", ["sat", "Saturday", "satur", "sat, SATURDAY"])
+def test_weekdays_by_any_beginning_of_their_name(days: str) -> None:
+    budget = Budget("b", usd=5, window="day", on={days: {"usd": 1}})
+    assert [amount // 10**9 for amount in budget.limits[0].by_weekday] == [5, 5, 5, 5, 5, 1, 5]
 
 
 # ---- what people type ----------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from otel_tokens.guard import manage
 from otel_tokens.guard.budget import Budget, budgets_from
 from otel_tokens.guard.forecast import forecast
 from otel_tokens.guard.manage import Status
-from otel_tokens.guard.store.base import Store
+from otel_tokens.guard.store.base import Store, StoreError
+from otel_tokens.guard.store.memory import MemoryStore
 
 NOW = 1_795_469_587.0
 
@@ -169,6 +172,55 @@ def test_the_state_of_a_task_as_json(kit: Any, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["task.json"]
     with pytest.raises(OSError, match="No such"):
         guard.save_state(tmp_path / "none" / "x.json", task="1")
+    kit.spend(guard, 50, 50, tenant="acme", task="a=b, c")
+    assert {row["scope"] for row in guard.state(task="a=b, c")["budgets"]} == {"tenant=acme,task=a%3Db%2C c"}
+
+
+def test_a_task_is_found_among_thousands(kit: Any, store: Store) -> None:
+    guard = kit.guard(Budget("b", calls=5, per=["task", "user"]), store=store)
+    for number in range(1200):
+        guard.settle(lease := guard.admit(kit.call(task=f"{number}", user="u"), kit.sizes()), kit.record(lease))
+    guard.flush(10)
+    state = guard.state(task="999")
+    assert [(row["scope"], row["used"]) for row in state["budgets"]] == [("task=999,user=u", "1")]
+    assert [row["scope"] for row in state["forecast"]] == ["task=999,user=u"]
+
+
+def test_a_forecast_of_many_budgets_takes_one_look_at_each_call(kit: Any) -> None:
+    guard = kit.guard(*(Budget(f"b{n}", calls=10_000, thresholds=[]) for n in range(300)))
+    for _ in range(200):
+        kit.spend(guard)
+    began = time.process_time()
+    assert {row.calls_left for row in guard.forecast()} == {9800}
+    assert time.process_time() - began < 2
+
+
+def test_a_refusal_is_told_with_what_was_asked(kit: Any, caplog: pytest.LogCaptureFixture) -> None:
+    guard = kit.guard(Budget("b", tokens=100))
+    with pytest.raises(BudgetExceededError):
+        guard.admit(kit.call(), kit.sizes(100, 100))
+    assert caplog.messages == ["budget 'b': exceeded: 0 of 100 tokens used: this call may use up to 200 tokens"]
+
+
+def test_long_values_that_begin_alike_are_scopes_of_their_own(kit: Any) -> None:
+    guard = kit.guard(Budget("b", calls=1, per="tenant"))
+    for end in "ab":
+        kit.spend(guard, tenant="x" * 255 + end)
+    assert [row.used for row in guard.status()] == [1, 1]
+
+
+@pytest.mark.parametrize("fail", ["open", "closed"])
+def test_a_lost_store_is_said_once_a_minute(kit: Any, caplog: pytest.LogCaptureFixture, fail: Any) -> None:
+    class Lost(MemoryStore):
+        def admit(self, *_: Any, **__: Any) -> Any:
+            raise StoreError("nobody is there")
+
+    guard = kit.guard(Budget("b", calls=1), store=Lost(kit.clock), fail=fail)
+    for _ in range(3):
+        with contextlib.suppress(BudgetExceededError):
+            guard.admit(kit.call(), kit.sizes())
+    what = {"open": "calls go on without being held to their budgets", "closed": "calls are refused"}[fail]
+    assert caplog.messages == [f"the budget store does not answer: {what} (store_fail: {fail}): nobody is there"]
 
 
 def test_task_types_by_tag(kit: Any) -> None:

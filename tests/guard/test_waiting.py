@@ -207,6 +207,55 @@ def test_waiting_is_bounded(kit: Any) -> None:
         guard.admit(kit.call(), kit.sizes(50, 50))
 
 
+def test_the_budget_that_no_shorter_answer_helps_is_named(kit: Any) -> None:
+    kit.now = 1795219200.0
+    guard = kit.guard(
+        Budget("tpm", tokens=5000, window="rolling 1m", wait="30s"),
+        Budget("rpm", calls=2, window="rolling 1m"),
+        max_output=lambda _provider, _model: 8000,
+    )
+    for _ in range(2):
+        lease = guard.admit(kit.call(), kit.sizes(100, None))
+        guard.settle(lease, kit.record(lease, 100, 50))
+    began = time.monotonic()
+    with pytest.raises(BudgetExceededError, match="budget 'rpm': 2 of 2 calls used") as caught:
+        guard.admit(kit.call(), kit.sizes(100, None))
+    assert caught.value.resets_at == kit.now + 61
+    assert time.monotonic() - began < 1
+    assert [(row.name, row.reserved) for row in guard.status()] == [("rpm", 0), ("tpm", 0)]
+
+
+def test_what_can_never_fit_does_not_wait(kit: Any) -> None:
+    guard = kit.guard(Budget("tpm", tokens=1000, window="rolling 1m", wait="30s"))
+    began = time.monotonic()
+    with pytest.raises(BudgetExceededError, match=r"0 of 1,000 tokens used, .* up to 1,100 tokens"):
+        guard.admit(kit.call(), kit.sizes(100, 1000))
+    assert time.monotonic() - began < 1
+
+
+def test_an_answer_of_unknown_length_waits_for_room_that_a_shorter_one_fits(kit: Any) -> None:
+    guard = kit.guard(Budget("b", tokens=1000, wait="10s"), max_output=lambda _provider, _model: 8000)
+    other = guard.admit(kit.call(), kit.sizes(100, 850))
+    waiting = Started(lambda: guard.admit(kit.call(), kit.sizes(100, None)))
+    time.sleep(0.1)
+    assert waiting.running
+    guard.settle(other, kit.record(other, 50, 50))
+    assert waiting.outcome().max_output == 800
+
+
+def test_an_answer_is_no_shorter_than_it_must_be_after_a_wait(kit: Any) -> None:
+    guard = kit.guard(
+        Budget("b", tokens=2000), Budget("rpm", calls=1, window="rolling 1s", wait="10s"),
+        max_output=lambda _provider, _model: 8000,
+    )  # fmt: skip
+    other = guard.admit(kit.call(), kit.sizes(100, 1400))
+    waiting = Started(lambda: guard.admit(kit.call(), kit.sizes(100, None)))
+    time.sleep(0.1)
+    assert waiting.running
+    guard.settle(other, kit.record(other, 50, 50))
+    assert waiting.outcome().max_output == 1800
+
+
 def test_waiting_calls_take_what_others_give_back(kit: Any) -> None:
     guard = kit.guard(Budget("b", tokens=200, wait="10s"))
     first = guard.admit(kit.call(), kit.sizes(100, 100))

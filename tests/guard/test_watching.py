@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from decimal import Decimal
@@ -38,6 +39,7 @@ def test_a_server_that_ignores_the_bound_is_cut_at_the_cap(kit: Any) -> None:
     assert error is not None
     assert 860 <= tokens <= 900
     assert "stream cut after about" in str(error)
+    assert re.search(r"0 of [\d,]+ tokens used, [\d,]+ reserved", str(error))
     assert error.budget == "b"
     guard.settle(lease, kit.record(lease, 100, tokens))
     assert guard.status()[0].used <= 1000
@@ -128,6 +130,23 @@ def test_a_single_calls_time(kit: Any) -> None:
     time.sleep(0.06)
     assert guard.look(lease, 1).budget == "one"
     assert guard.admit(kit.call(), kit.sizes()) is not None
+
+
+def test_the_budget_whose_time_is_up_is_named(kit: Any) -> None:
+    guard = kit.guard(Budget("task", seconds="0.5", per="task"), Budget("one", seconds="0.4", per="call"))
+    guard.settle(first := guard.admit(kit.call(task="1"), kit.sizes()), kit.record(first))
+    time.sleep(0.3)
+    lease = guard.admit(kit.call(task="1"), kit.sizes())
+    assert 0 < lease.timeout <= 0.2
+    time.sleep(0.21)
+    error = guard.look(lease, 1)
+    assert (error.budget, error.scope, error.limit) == ("task", "task=1", Decimal("0.5"))
+
+
+def test_a_call_that_may_take_no_time_is_not_sent(kit: Any) -> None:
+    guard = kit.guard(Budget("one", seconds=0, per="call"))
+    with pytest.raises(BudgetExceededError, match="budget 'one': 0 of 0 seconds used"):
+        guard.admit(kit.call(), kit.sizes())
 
 
 def test_the_summed_time_of_calls(kit: Any) -> None:

@@ -146,6 +146,22 @@ def test_nonsense_is_named(bad: str) -> None:
         parse_window(bad)
 
 
+@pytest.mark.parametrize("word", ["101y", "999999w", "rolling 9999mo"])
+def test_no_window_is_longer_than_calendars_can_work_out(word: str) -> None:
+    with pytest.raises(ValueError, match="too long; at most 100y"):
+        parse_window(word)
+
+
+@pytest.mark.parametrize("word", ["100y", "1200mo", "5142w", "36000d", "864000h"])
+def test_the_longest_windows_can_be_worked_out(word: str) -> None:
+    window = parse_window(word, zone="Pacific/Apia", reset=3600, week_start=6)
+    assert window is not None
+    for year in (1971, 2026, 2099):
+        now = int(datetime(year, 3, 1, tzinfo=UTC).timestamp() * 1000)
+        start, end = window.at(now)
+        assert start <= now < end
+
+
 def test_weekdays_follow_the_zone_and_the_reset() -> None:
     window = parse_window("day", zone="Asia/Tokyo", reset=6 * 3600)
     assert window is not None
