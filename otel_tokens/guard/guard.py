@@ -93,6 +93,8 @@ class Guard:
 
         End it with `settle(lease, Usage(...))`, or `release(lease)` if it was never billed.
         """
+        if input_tokens < 0 or (max_output or 0) < 0:
+            raise ValueError("a call uses tokens, not less than 0")
         tags = self._room.options.tags()
         call = Call(uuid.uuid4().hex, provider, f"{provider}.{operation}", operation, model, time.time(), tags=tags)
         return self.admit(call, CallSizes(input_tokens, input_tokens, max_output))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 from otel_tokens.guard import units
 from otel_tokens.guard.line import scope_name
@@ -92,6 +92,8 @@ def change(store: Store, op: Change, name: str, amount: str | None = None, *, sc
     a unit ("USD"), and for review how long (default 10 min). Raises ValueError for an amount that makes no sense,
     StoreError for a store that does not answer.
     """
+    if op not in get_args(Change):
+        raise ValueError(f"{op!r} is no change; allowed: {', '.join(get_args(Change))}")
     if op == "review":
         length = units.duration(amount if amount is not None else "10min")
         return store.change(name, op, scope=scope, amount=store.now() + int(length * 1000))
@@ -110,5 +112,5 @@ def change(store: Store, op: Change, name: str, amount: str | None = None, *, sc
 
 def of_tags(rows: Iterable[Status], tags: dict[str, str]) -> list[Status]:
     """The rows whose scope names one of these tags ("task=42"): a task's state."""
-    wanted = {scope_name((key,), (value,)) for key, value in tags.items()}
+    wanted = {scope_name((key,), (str(value),)) for key, value in tags.items()}
     return [row for row in rows if wanted & set(row.scope.split(","))]

@@ -65,6 +65,7 @@ def test_changes_by_name_and_amount(kit: Any, store: Store) -> None:
         ("set", "-5USD", "below 0"),
         ("add", "5", "does not say of what"),
         ("unset", "x", "does not say of what"),
+        ("ad", "5USD", "no change; allowed: add, set"),
     ],
 )
 def test_changes_that_make_no_sense(kit: Any, op: Any, amount: Any, message: str) -> None:
@@ -221,6 +222,19 @@ def test_a_lost_store_is_said_once_a_minute(kit: Any, caplog: pytest.LogCaptureF
             guard.admit(kit.call(), kit.sizes())
     what = {"open": "calls go on without being held to their budgets", "closed": "calls are refused"}[fail]
     assert caplog.messages == [f"the budget store does not answer: {what} (store_fail: {fail}): nobody is there"]
+
+
+def test_numbers_as_tags_find_their_task(kit: Any) -> None:
+    guard = kit.guard(Budget("b", calls=5, per="task"))
+    kit.spend(guard, task="5")
+    assert [row["scope"] for row in guard.state(task=5)["budgets"]] == ["task=5"]
+
+
+@pytest.mark.parametrize("amounts", [{"input_tokens": -1}, {"input_tokens": 5, "max_output": -1}])
+def test_nothing_below_zero_is_reserved(kit: Any, amounts: Any) -> None:
+    guard = kit.guard(Budget("b", tokens=50))
+    with pytest.raises(ValueError, match="not less than 0"):
+        guard.reserve("openai", "gpt-4o", **amounts)
 
 
 def test_task_types_by_tag(kit: Any) -> None:
