@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import cast
@@ -13,6 +13,9 @@ from otel_tokens.guard.wrong import Wrong, check
 Known = Callable[[str], bool]
 """Whether a model of this name has a price (with the call's provider)."""
 
+_LAST_NUMBER = re.compile(r"\d+(?!.*\d)")
+_NEWEST = 20
+"""Larger numbers are no versions."""
 _DATE = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{4})$|-latest$")
 
 
@@ -65,7 +68,8 @@ def step_down(rungs: tuple[Rung, ...], model: str, steps: int, known: Known) -> 
     """The model `steps` rungs below `model`'s own (at most the last), or None if there is none to go to.
 
     A rung that is only a word ("sonnet") stands for the same name with that word ("claude-opus-4-1" →
-    "claude-sonnet-4-1"), if that has a price. Models not on the ladder stay as they are.
+    "claude-sonnet-4-1"), if that has a price, else for the newest older one that has ("claude-opus-4-8" →
+    "claude-sonnet-4-6"). Models not on the ladder stay as they are.
     """
     here = next((index for index, rung in enumerate(rungs) if rung.holds(model)), None)
     if here is None or steps <= 0:
@@ -84,7 +88,16 @@ def _target(here: Rung, there: Rung, model: str, known: Known) -> str | None:
     if not here.match.isalpha():
         return None
     swapped = re.sub(rf"(?<![a-zA-Z]){here.match}(?![a-zA-Z])", word, model, count=1, flags=re.IGNORECASE)
-    for candidate in (swapped, _DATE.sub("", swapped)):
+    for candidate in (swapped, *_versions(_DATE.sub("", swapped))):
         if candidate != model and known(candidate):
             return candidate
     return None
+
+
+def _versions(name: str) -> Iterator[str]:
+    """The name, and older ones of it: families are not renewed all at once."""
+    yield name
+    last = _LAST_NUMBER.search(name)
+    if last is not None:
+        for number in range(min(int(last[0]), _NEWEST) - 1, -1, -1):
+            yield f"{name[: last.start()]}{number}{name[last.end() :]}"

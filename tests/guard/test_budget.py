@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from otel_tokens.errors import ConfigError
 from otel_tokens.guard import presets, units
 from otel_tokens.guard.budget import KEYS, Budget, budgets_from
+from otel_tokens.guard.ladder import ladder, step_down
 from otel_tokens.guard.threshold import Action, Threshold
 
 
@@ -322,3 +323,14 @@ def test_amounts_as_typed(text: str, expected: tuple[str, int]) -> None:
 def test_amounts_that_say_too_little(text: str) -> None:
     with pytest.raises(ValueError, match=r"does not say of what|is not a number"):
         units.parse_amount(text)
+
+
+@pytest.mark.parametrize(("model", "steps", "target"), [
+    ("claude-opus-4-6", 1, "claude-sonnet-4-6"), ("claude-opus-4-8", 1, "claude-sonnet-4-6"),
+    ("claude-opus-4-8-20260801", 2, "claude-haiku-4-5"), ("claude-opus-4-4", 2, None), ("gpt-5.4", 1, None),
+])  # fmt: skip
+def test_a_word_stands_for_the_newest_of_its_family_that_is_no_newer(
+    model: str, steps: int, target: str | None
+) -> None:
+    known = {"claude-opus-4-8", "claude-sonnet-4-6", "claude-haiku-4-5"}
+    assert step_down(ladder(["opus", "sonnet", "haiku"]), model, steps, known.__contains__) == target
