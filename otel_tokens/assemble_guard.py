@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import partial
@@ -11,10 +10,8 @@ from typing import Any
 from otel_tokens import context
 from otel_tokens.conventions import BUDGET_NAME, BUDGET_SCOPE, BUDGET_THRESHOLD_EVENT, NAMESPACE
 from otel_tokens.errors import ConfigError
-from otel_tokens.settings import Settings
+from otel_tokens.settings import Settings, refuse
 from otel_tokens.values import Cost, Usage
-
-logger = logging.getLogger("otel_tokens")
 
 GUARD_OPTIONS = ("lease_seconds", "min_output", "clamp_unbounded", "on_cut")
 ON_CUT = ("error", "finish")
@@ -27,10 +24,7 @@ def declared_budgets(settings: Settings, given: Sequence[Any]) -> list[Any]:
     `on_config_error: ignore` mistakes are logged, and the budgets without one are kept.
     """
     budgets, problems = examined_budgets(settings, given)
-    if problems and settings.on_config_error != "ignore":
-        raise ConfigError.combined(problems)
-    for problem in problems:
-        logger.warning("otel_tokens ignores a mistake in its configuration: %s", problem)
+    refuse(problems, settings.on_config_error)
     return budgets
 
 
