@@ -14,19 +14,21 @@ from opentelemetry import metrics as otel_metrics
 from opentelemetry import trace as otel_trace
 
 from otel_tokens import context
-from otel_tokens.assemble_guard import declared_budgets, guard_option, make_guard
+from otel_tokens.assemble_guard import examined_budgets, guard_option, make_guard
 from otel_tokens.background import Worker
 from otel_tokens.capture.call import Drivers
 from otel_tokens.capture.patch import Patcher
 from otel_tokens.capture.request import Requests
 from otel_tokens.capture.takeoff import foreign_instrumentors, take_off
 from otel_tokens.conventions import SCOPE
+from otel_tokens.errors import ConfigError
 from otel_tokens.lifecycle import Engine, Sink
 from otel_tokens.providers.hosts import resolve
-from otel_tokens.providers.registry import providers
+from otel_tokens.providers.registry import providers, sdk_names
 from otel_tokens.providers.spec import Provider
 from otel_tokens.safely import on_fault
-from otel_tokens.settings import Settings
+from otel_tokens.settings import Settings, refuse
+from otel_tokens.settings.given import nearest, shown
 from otel_tokens.shapes import is_dict
 from otel_tokens.values import Cost, Record
 
@@ -65,7 +67,8 @@ def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) ->
     from otel_tokens.telemetry.spans import Spans
 
     pricer = make_pricer(settings)
-    budgets = declared_budgets(settings, given.budgets)
+    budgets, problems = examined_budgets(settings, given.budgets)
+    refuse([*examined_sdks(settings), *problems], settings.on_config_error)
     tracers, meters, own = find_providers(settings, given)
     spans = Spans(tracers.get_tracer(SCOPE), semconv=settings.semconv, cost_aliases=settings.cost_aliases)
     metrics = Metrics(
@@ -95,6 +98,21 @@ def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) ->
     _patch(settings, engine, patcher)
     metrics.beside_foreign(bool(foreign_instrumentors()) and settings.foreign != "own")
     return Runtime(settings, patcher, engine, metrics, ledger, engine.guard, pricer, own, given)
+
+
+def examined_sdks(settings: Settings) -> list[ConfigError]:
+    """Every name in `disabled_sdks` that is no SDK's: it would go on being metered."""
+    if not settings.disabled_sdks:
+        return []
+    known = sdk_names()
+    place = settings.sources.get("disabled_sdks")
+    return [
+        ConfigError(
+            f"{shown(name)} is not one of {', '.join(known)}{nearest(name, known)}", where=place, key="disabled_sdks"
+        )
+        for name in settings.disabled_sdks
+        if name not in known
+    ]
 
 
 def _patch(settings: Settings, engine: Engine, patcher: Patcher) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -12,10 +11,8 @@ from typing import Any, cast
 from otel_tokens import context
 from otel_tokens.conventions import BUDGET_NAME, BUDGET_SCOPE, BUDGET_THRESHOLD_EVENT, NAMESPACE
 from otel_tokens.errors import ConfigError
-from otel_tokens.settings import Settings
+from otel_tokens.settings import Settings, refuse
 from otel_tokens.values import Cost, Usage
-
-logger = logging.getLogger("otel_tokens")
 
 GUARD_OPTIONS = ("lease_seconds", "min_output", "clamp_unbounded", "on_cut")
 ON_CUT = ("error", "finish")
@@ -28,10 +25,7 @@ def declared_budgets(settings: Settings, given: Sequence[Any]) -> list[Any]:
     `on_config_error: ignore` mistakes are logged, and the budgets without one are kept.
     """
     budgets, problems = examined_budgets(settings, given)
-    if problems and settings.on_config_error != "ignore":
-        raise ConfigError.combined(problems)
-    for problem in problems:
-        logger.warning("otel_tokens ignores a mistake in its configuration: %s", problem)
+    refuse(problems, settings.on_config_error)
     return budgets
 
 
@@ -52,13 +46,10 @@ def check_held(settings: Settings, guard: Any, given: tuple[Any, ...]) -> None:
     held = () if guard is None else guard.budgets
     wanted = declared_budgets(replace(settings, budgets=()), given)
     lost = [repr(budget.name) for budget in wanted if budget not in held]
-    if not lost:
-        return
-    words = f"otel_tokens is on already, so these would not be held: {', '.join(lost)}"
-    problem = ConfigError(f"{words}; write them into otel-tokens.yaml, or call uninstrument() before", key="budgets")
-    if settings.on_config_error != "ignore":
-        raise problem
-    logger.warning("otel_tokens ignores a mistake in its configuration: %s", problem)
+    if lost:
+        words = f"otel_tokens is on already, so these would not be held: {', '.join(lost)}"
+        words += "; write them into otel-tokens.yaml, or call uninstrument() before"
+        refuse([ConfigError(words, key="budgets")], settings.on_config_error)
 
 
 def examined_budgets(settings: Settings, given: Sequence[Any] = ()) -> tuple[list[Any], list[ConfigError]]:

@@ -15,8 +15,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import otel_tokens
 from otel_tokens import conventions
+from otel_tokens.assemble import examined_sdks
 from otel_tokens.errors import ConfigError
+from otel_tokens.providers import registry
+from otel_tokens.providers.spec import Provider
 from otel_tokens.settings import (
     SETTINGS,
     Entry,
@@ -541,3 +545,50 @@ def test_a_variable_for_what_only_a_file_can_say_is_a_mistake(name: str) -> None
     """Passed over, it would look like a budget that is in force."""
     with pytest.raises(ConfigError, match=f"OTEL_TOKENS_{name.upper()}.*otel-tokens.yaml"):
         load_settings(config=False, env={f"OTEL_TOKENS_{name.upper()}": "5USD"})
+
+
+# ---- names that another room knows
+
+
+def told(caught: pytest.ExceptionInfo[ConfigError]) -> list[str]:
+    return [str(problem) for problem in caught.value.problems or (caught.value,)]
+
+
+@pytest.mark.parametrize("place", ["keyword", "OTEL_TOKENS_DISABLED_SDKS", "otel-tokens.yaml:2"])
+def test_sdks_that_nobody_knows(folder: Path, monkeypatch: pytest.MonkeyPatch, place: str):
+    """A misspelt one would go on being metered, and nobody would know."""
+    monkeypatch.delenv("OTEL_TOKENS_DISABLED_SDKS", raising=False)
+    keywords = {}
+    if place == "keyword":
+        keywords = {"disabled_sdks": ["openai", "antropic", "cohere"]}
+    elif place.startswith("OTEL"):
+        monkeypatch.setenv(place, "openai,antropic,cohere")
+    else:
+        write(folder, "semconv: both\ndisabled_sdks: [openai, antropic, cohere]\n")
+    with pytest.raises(ConfigError) as caught:
+        otel_tokens.instrument(**keywords)
+    assert told(caught) == [
+        f"{place}: disabled_sdks: 'antropic' is not one of openai, anthropic; did you mean 'anthropic'?",
+        f"{place}: disabled_sdks: 'cohere' is not one of openai, anthropic",
+    ]
+
+
+def test_sdks_that_nobody_knows_beside_another_mistake():
+    with pytest.raises(ConfigError) as caught:
+        otel_tokens.instrument(config=False, disabled_sdks="opnai", budgets=[{"name": "x", "usd": "much"}])
+    assert [problem.partition(": ")[0] for problem in told(caught)] == ["keyword", "budgets"]
+
+
+def test_sdks_that_nobody_knows_can_be_ignored(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, logger="otel_tokens"):
+        otel_tokens.instrument(config=False, on_config_error="ignore", disabled_sdks="opnai")
+        otel_tokens.uninstrument()
+    assert "keyword: disabled_sdks: 'opnai' is not one of openai, anthropic; did you mean 'openai'?" in caplog.text
+
+
+def test_sdks_of_other_packages_are_known(monkeypatch: pytest.MonkeyPatch):
+    theirs = Provider("acme", "acme", "acme", "acme", (), (), ("1.0", "1.0"))
+    monkeypatch.setattr(registry, "providers", lambda: (*registry.BUILT_IN, theirs))
+    assert examined_sdks(load_settings(False, env={}, disabled_sdks="acme, openai")) == []
+    (problem,) = examined_sdks(load_settings(False, env={}, disabled_sdks="acne"))
+    assert problem.reason == "'acne' is not one of openai, anthropic, acme; did you mean 'acme'?"

@@ -19,7 +19,8 @@ class Status:
 
     `declared` is the limit as configured, `limit` the one in force after changes by hand; `start` and `end` are unix
     seconds, None without a calendar window; `window_seconds` is the length of a rolling one. `overdraft` is what
-    is used beyond the limit under grace and not repaid.
+    is used beyond the limit under grace and not repaid. `paused_until` is set while a call waits here, a few seconds
+    ahead and renewed; `review_until` while a person looks at it. Both are None when that is over.
     """
 
     name: str

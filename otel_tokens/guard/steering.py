@@ -19,6 +19,9 @@ _SHORTEST = 0.001
 _LONGEST = 0.5
 _FRESH_MS = 1000
 """How long a balance seen in passing may steer calls before it is read again (stores on the network)."""
+_MARK_MS = 3000
+"""How long the store shows that a call waits. Renewed while it does, the mark goes by itself: when the last of several
+waiting calls goes on or gives up, and with a process that is killed."""
 _told: set[tuple[str, str]] = set()
 
 
@@ -154,6 +157,7 @@ class Waiting:
         self._deadline: float | None = None
         self._started = 0.0
         self._paused: tuple[Line, Slot, Balance] | None = None
+        self._marked = ("", 0.0)
         self.why = ""
 
     @property
@@ -184,7 +188,7 @@ class Waiting:
         if self._deadline is None:
             self._started, self._deadline = clock, clock + seconds
             if pauses:
-                yield from self._pause(line, slot, balance, now, seconds)
+                self._pause(line, slot, balance, now, seconds)
         if clock >= self._deadline:
             review = yield from self._review_until(slot)
             if review <= now:
@@ -195,11 +199,22 @@ class Waiting:
         if retry_at > now and not pauses:
             # Others may give back before the window does, so not the whole way in one go.
             nap = min(max(nap, min((retry_at - now) / 1000, _LONGEST)), self._deadline - clock)
+        if pauses:
+            yield from self._mark(slot, now, clock)
         yield (SLEEP, max(_SHORTEST, nap))
         return True
 
-    def _pause(self, line: Line, slot: Slot, balance: Balance, now: int, seconds: float) -> Story[None]:
-        """Tell that the call waits for a person: in the store, to telemetry, to the application."""
+    def _mark(self, slot: Slot, now: int, clock: float) -> Story[None]:
+        """Tell in the store that a call waits, a few times while a mark lasts."""
+        key, until = self._marked
+        if key == slot.key and clock < until:
+            return
+        self._marked = slot.key, clock + _MARK_MS / 1000 / 3
+        with contextlib.suppress(StoreError):  # nobody elsewhere sees the pause, that is all
+            yield ("mark_paused", slot, now + _MARK_MS)
+
+    def _pause(self, line: Line, slot: Slot, balance: Balance, now: int, seconds: float) -> None:
+        """Tell telemetry and the application that the call waits for a person."""
         room = self._room
         self._paused = (line, slot, balance)
         event = room.tell(
@@ -207,8 +222,6 @@ class Waiting:
         )
         if room.options.on_pause is not None:
             room.actions.call(room.options.on_pause, event)
-        with contextlib.suppress(StoreError):  # nobody elsewhere sees the pause, that is all
-            yield ("mark_paused", slot, now + int(seconds * 1000))
 
     def _review_until(self, slot: Slot) -> Story[int]:
         try:

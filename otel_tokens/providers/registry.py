@@ -25,6 +25,11 @@ def providers() -> tuple[Provider, ...]:
     return BUILT_IN + tuple(item for item in loaded if isinstance(item, Provider))
 
 
+def sdk_names() -> tuple[str, ...]:
+    """The SDKs that are patched, as settings name them."""
+    return tuple(dict.fromkeys(provider.sdk for provider in providers()))
+
+
 def _others_declared() -> bool:
     """Whether an installed package names the group: seldom. importlib.metadata would load email, zipfile … to say so,
     which takes longer than all else that `instrument()` does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otel_tokens.settings.entry import Entry
-from otel_tokens.settings.load import default_ledger, load_settings, unknown_variables
+from otel_tokens.settings.load import default_ledger, load_settings, refuse, unknown_variables
 from otel_tokens.settings.schema import SETTINGS, HostRow, Setting, Settings
 from otel_tokens.settings.yaml import read_yaml
 
@@ -16,5 +16,6 @@ __all__ = [
     "default_ledger",
     "load_settings",
     "read_yaml",
+    "refuse",
     "unknown_variables",
 ]

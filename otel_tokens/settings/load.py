@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import Any, Literal, NamedTuple
@@ -60,6 +60,14 @@ def default_ledger(env: Mapping[str, str] | None = None) -> str:
     return os.path.join(state, "otel-tokens", "ledger.db")  # noqa: PTH118
 
 
+def refuse(problems: Sequence[ConfigError], on_config_error: str) -> None:
+    """Raise one `ConfigError` with all problems, if there are any; with "ignore" they are logged instead."""
+    if problems and on_config_error != "ignore":
+        raise ConfigError.combined(problems)
+    for problem in problems:
+        logger.warning("otel_tokens ignores a mistake in its configuration: %s", problem)
+
+
 def unknown_variables(env: Mapping[str, str] | None = None) -> Iterator[tuple[str, str]]:
     """Variables that begin like ours and are none: (name, "; did you mean …" or "")."""
     for name in os.environ if env is None else env:
@@ -82,10 +90,7 @@ class _Loader:
 
     def settings(self) -> Settings:
         """What was found. Raises `ConfigError` for what was wrong, unless that is to be ignored."""
-        if self.problems and self._value("on_config_error") != "ignore":
-            raise ConfigError.combined(self.problems)
-        for problem in self.problems:
-            logger.warning("otel_tokens ignores a mistake in its configuration: %s", problem)
+        refuse(self.problems, self._value("on_config_error"))
         return Settings(
             **{name: found.value for name, found in self.found.items()},
             sources=MappingProxyType({name: found.source for name, found in self.found.items()}),

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from otel_tokens.guard.store.sqlite import SqliteStore
+
 CONFIG = """
 store: sqlite:///{folder}/budgets.db
 budgets:
@@ -86,6 +88,25 @@ def test_every_change_shows(budgets: Any) -> None:
     row = change("reset", "daily")
     assert (row["finished"], row["used"], row["limit"]) == (False, "0", "5")
     assert change("review", "daily", "--for", "1h")["review_until"] is not None
+
+
+def test_who_waits_is_said_as_long_as_it_waits(budgets: Any) -> None:
+    budgets.run_program("chat()")
+    store = SqliteStore(budgets.folder / "budgets.db", timeout=10)
+
+    def says() -> bool:
+        return "a call waits" in budgets.here("budget", "list").stdout
+
+    try:
+        assert not says()
+        until = store.now() + 5000
+        store.change("daily", "pause", amount=until)
+        assert says()
+        while store.now() <= until:
+            time.sleep(0.05)
+        assert not says()
+    finally:
+        store.close()
 
 
 def test_a_finished_budget_refuses_the_next_run(budgets: Any) -> None:

@@ -69,15 +69,16 @@ def test_a_broken_sdk_fails(doctor: Any, workshop: Any) -> None:
 
 def test_settings_have_their_source_and_mistakes_their_line(doctor: Any, workshop: Any) -> None:
     workshop.config.write_text(
-        "prometheus: maybe\nlabel_limit: 7\n"
+        "prometheus: maybe\nlabel_limit: 7\ndisabled_sdks: [antropic]\n"
         "budgets:\n  - {name: daily, usd: 5, window: fortnight}\n"
         "prices:\n  - {model: x, input: cheap}\n"
     )
     code, lines, found = doctor(OTEL_TOKENS_SEMCONV="both", OTEL_TOKENS_LEGDER="x")
     assert code == 1
     some(lines, "error settings: otel-tokens.yaml:1: prometheus")
-    some(lines, "error settings: otel-tokens.yaml:4", "window")
-    some(lines, "error settings: otel-tokens.yaml:6", "input")
+    some(lines, "error settings: otel-tokens.yaml:3: disabled_sdks", "'antropic' is not one of openai, anthropic")
+    some(lines, "error settings: otel-tokens.yaml:5", "window")
+    some(lines, "error settings: otel-tokens.yaml:7", "input")
     some(lines, "warning settings: OTEL_TOKENS_LEGDER", "OTEL_TOKENS_LEDGER")
     assert found["settings"]["label_limit"] == {"value": "7", "source": "otel-tokens.yaml:2"}
     assert found["settings"]["semconv"] == {"value": "both", "source": "OTEL_TOKENS_SEMCONV"}

@@ -500,6 +500,20 @@ def test_pause_and_review_are_seen(store: Store) -> None:
     assert store.rows("b")[0].paused_until == until
 
 
+def test_a_pause_ends_by_itself_unless_it_is_renewed(store: Store) -> None:
+    s = slot()
+    store.admit("a", [s], [60], TTL)
+    first = store.now() + 300
+    store.mark_paused(s, first)
+    assert store.rows("b")[0].paused_until == first
+    second = store.now() + 800
+    store.mark_paused(s, second)
+    wait_until(store, first)
+    assert store.rows("b")[0].paused_until == second
+    wait_until(store, second)
+    assert store.rows("b")[0].paused_until == 0
+
+
 # ---- listing -------------------------------------------------------------------------------------------------
 
 

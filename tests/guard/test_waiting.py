@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from otel_tokens.errors import BudgetExceededError
+from otel_tokens.guard import steering
 from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.store.base import Slot, Store, StoreError
+from otel_tokens.guard.store.memory import MemoryStore
 
 PAUSE = {"thresholds": {100: {"pause": "20s"}}}
 
@@ -22,7 +25,7 @@ class Started:
     def __init__(self, work: Callable[[], Any]) -> None:
         self.result: Any = None
         self._work = work
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -170,6 +173,91 @@ def test_a_cancelled_pause_leaves_nothing_behind(kit: Any) -> None:
 
     asyncio.run(run())
     assert guard.status()[0].reserved == 0
+
+
+# ---- what a waiting call says in the store ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_marks(monkeypatch: pytest.MonkeyPatch) -> float:
+    """How long a mark lasts, in seconds."""
+    monkeypatch.setattr(steering, "_MARK_MS", 900)
+    return 0.9
+
+
+def test_the_mark_stays_while_a_call_waits_and_no_longer(kit: Any, store: Store, short_marks: float) -> None:
+    guard = kit.guard(Budget("b", tokens=250, **PAUSE), store=store)
+    kit.spend(guard, 100, 100)
+    calls = [Started(lambda: guard.admit(kit.call(), kit.sizes(100, 100))) for _ in range(2)]
+
+    def stays() -> None:
+        until(lambda: paused(guard))
+        end = time.monotonic() + 2 * short_marks
+        while time.monotonic() < end:
+            assert paused(guard)
+            time.sleep(0.01)
+
+    stays()
+    assert guard.change("add", "b", "200 tokens") == 1  # enough for one of them
+    until(lambda: not all(call.running for call in calls))
+    stays()
+    assert sum(call.running for call in calls) == 1
+    guard.change("add", "b", "200 tokens")
+    until(lambda: not any(call.running for call in calls))
+    until(lambda: not paused(guard))
+    assert guard.status()[0].reserved == 400
+
+
+@pytest.mark.parametrize("way", ["finish", "in vain", "cancel"])
+def test_the_mark_goes_when_the_waiting_ends_otherwise(kit: Any, short_marks: float, way: str) -> None:
+    threshold = {"pause": "0.3s" if way == "in vain" else "20s"}
+    guard = kit.guard(Budget("b", tokens=250, thresholds={100: threshold}))
+    kit.spend(guard, 100, 100)
+
+    async def cancelled() -> None:
+        waiting = asyncio.create_task(guard.aadmit(kit.call(), kit.sizes(100, 100)))
+        while not paused(guard):
+            await asyncio.sleep(0.001)
+        waiting.cancel()
+
+    if way == "cancel":
+        asyncio.run(cancelled())
+    else:
+        call = Started(lambda: guard.admit(kit.call(), kit.sizes(100, 100)))
+        until(lambda: paused(guard))
+        if way == "finish":
+            guard.change("finish", "b")
+        assert isinstance(call.outcome(), BudgetExceededError)
+    until(lambda: not paused(guard))
+
+
+def test_the_mark_stays_through_a_review(kit: Any, short_marks: float) -> None:
+    guard = kit.guard(Budget("b", tokens=250, thresholds={100: {"pause": "0.1s"}}))
+    kit.spend(guard, 100, 100)
+    call = Started(lambda: guard.admit(kit.call(), kit.sizes(100, 100)))
+    until(lambda: paused(guard))
+    guard.change("review", "b", "1 h")
+    time.sleep(2 * short_marks)
+    assert call.running
+    assert paused(guard)
+    guard.change("add", "b", "500 tokens")
+    assert call.outcome().grants
+
+
+def test_a_mark_that_cannot_be_set_is_missing_and_nothing_else(kit: Any, short_marks: float) -> None:
+    class Unmarked(MemoryStore):
+        def mark_paused(self, slot: Slot, until: int) -> None:
+            tried.append(until)
+            raise StoreError("full")
+
+    tried: list[int] = []
+    guard = kit.guard(Budget("b", tokens=250, **PAUSE), store=Unmarked())
+    kit.spend(guard, 100, 100)
+    call = Started(lambda: guard.admit(kit.call(), kit.sizes(100, 100)))
+    until(lambda: len(tried) > 1)
+    assert call.running
+    guard.change("add", "b", "500 tokens")
+    assert call.outcome().grants
 
 
 # ---- rate limits ---------------------------------------------------------------------------------------------------

@@ -91,9 +91,9 @@ def state(line: Line, now: float | None = None) -> str:
     said: list[str] = []
     if row.finished:
         said.append("finished")
-    if row.paused_until and row.paused_until > now:
+    if row.paused_until:  # by the clock of the store, which need not be ours
         said.append("a call waits")
-    if row.review_until and row.review_until > now:
+    if row.review_until:
         said.append("in review")
     if row.overdraft:
         said.append(f"overdraft {_amount(row.unit, row.overdraft)}")

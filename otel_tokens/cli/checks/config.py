@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from otel_tokens.assemble import examined_sdks
 from otel_tokens.assemble_guard import examined_budgets
 from otel_tokens.cli.checks.finding import Finding
 from otel_tokens.cli.launch.declared import catalog
@@ -18,7 +19,8 @@ PART = "settings"
 
 def check(settings: Settings) -> Iterator[Finding]:
     """All problems of the configuration; settings were read with `on_config_error: ignore`."""
-    yield from (Finding(PART, "error", str(problem)) for problem in settings.problems)
+    problems = (*settings.problems, *examined_sdks(settings))
+    yield from (Finding(PART, "error", str(problem)) for problem in problems)
     for look, words in ((_budgets, "budget"), (_rules, "price")):
         try:
             found = len(look(settings))

@@ -81,7 +81,8 @@ Change = Literal["add", "set", "unset", "reset", "finish", "pause", "review"]
 revives a finished account. `set` replaces the limit until `unset`; without a scope for the whole budget, also for
 scopes not seen yet. `reset` starts over: used, extra, slices, grace, carried, finished = nothing, born = now; leases
 stay. `finish` refuses everything in this window until `reset` or `add`. `pause` notes that a call waits here until
-`amount` (unix ms; the later of old and new is kept). `review` notes that a person looks at it until `amount`."""
+`amount` (unix ms; the later of old and new is kept): seconds ahead, renewed by each call that goes on waiting.
+`review` notes that a person looks at it until `amount`."""
 
 LIMIT_CHANGES = frozenset({"add", "set", "unset"})
 """The changes that speak of an amount and so need a unit (else ValueError)."""
@@ -249,7 +250,7 @@ class Store(ABC):
         return self.change(budget, op, unit=unit, scope=scope, amount=amount)
 
     def mark_paused(self, slot: Slot, until: int) -> None:
-        """Note that a call waits at `slot` until `until` (unix ms)."""
+        """Note that a call waits at `slot` until `until` (unix ms), or until it says so again."""
         self.change(slot.budget, "pause", unit=slot.unit, scope=slot.scope, amount=until)
 
     async def amark_paused(self, slot: Slot, until: int) -> None:
