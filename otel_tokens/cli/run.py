@@ -134,9 +134,16 @@ def _launch(command: list[str], options: Options, settings: Settings, tags: dict
 
 
 def _budget_lines(options: Options, settings: Settings, ledger: str, began: float) -> list[str]:
-    """The budgets that this run has used, the fullest first."""
+    """The budgets that this run has used, the fullest first; the reason if they cannot be read."""
     if options.quiet or not (settings.budgets or options.budget):
         return []
+    try:
+        return _used_budgets(settings, ledger, began)
+    except OtelTokensError as error:  # the calls are in the ledger all the same, and so in the report
+        return [f"the budgets cannot be read: {error}"]
+
+
+def _used_budgets(settings: Settings, ledger: str, began: float) -> list[str]:
     from otel_tokens.assemble_guard import store_url
     from otel_tokens.cli.budgets.rows import lines, sentence
     from otel_tokens.guard.store.open import open_store

@@ -47,6 +47,12 @@ def test_every_option_says_what_it_does(path: list[str]) -> None:
     assert [option.name for option in options if not option.help] == []
 
 
+def test_the_package_is_a_command_of_this_python() -> None:
+    done = subprocess.run([sys.executable, "-m", "otel_tokens", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("otel-tokens ")
+    assert done.returncode == 0
+
+
 def test_without_a_command_it_helps() -> None:
     done = invoke()
     assert done.exit_code == 0
