@@ -177,7 +177,7 @@ def watch(name: str | None, scope: str | None, interval: float, **options: Any) 
 
 
 def _watch(place: Place, name: str | None, scope: str | None, interval: float) -> None:
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         before: list[dict[str, Any]] = []
         while True:
             now = as_json(lines(place.store, place.declared, name, scope))

@@ -54,7 +54,8 @@ def command(ledger: str | None) -> None:
     """
     missing = [name for name in SDKS if find_spec(name) is None]
     if missing:
-        fail(f'the demo calls the real SDKs, and {" and ".join(missing)} is missing: pip install "otel-tokens[demo]"')
+        lacking = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        fail(f'the demo calls the real SDKs, and {lacking}: pip install "otel-tokens[demo]"')
     from rich.console import Console  # tables are only for commands that draw them
 
     _own_environment()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -34,6 +35,22 @@ def _say(message: str, path: str = "otel-tokens") -> None:
         print(f"{path}: {message}", file=sys.stderr, flush=True)
 
 
+class _NoReaderError(Exception):
+    """The reader of our output has gone: `otel-tokens report | head`. click would make exit code 1 of it."""
+
+
+@contextlib.contextmanager
+def _told_apart() -> Generator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _NoReaderError from error
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich makes exit code 1 of it as well
+            raise _NoReaderError from error
+        raise
+
+
 class Commands(click.Group):
     """Commands by name, imported one at a time: `otel-tokens run` must not pay for the tables of `report`."""
 
@@ -57,11 +74,24 @@ class Commands(click.Group):
             ctx.fail(f"no such command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
 
+    def make_context(  # pyright: ignore[reportIncompatibleMethodOverride]  (as in `main`)
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As click's; where `--help` is printed."""
+        with _told_apart():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's; where commands print."""
+        with _told_apart():
+            return super().invoke(ctx)
+
     def main(  # pyright: ignore[reportIncompatibleMethodOverride]  (what click adds by name is in `extra`)
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Any:
         """As click's, but an error is one line on stderr and never a traceback."""
         extra["standalone_mode"] = False
+        _write_any_sign()
         _log_in_lines()
         try:
             code = super().main(args, prog_name, **extra)
@@ -76,9 +106,13 @@ class Commands(click.Group):
             code = MISTAKE
         except (click.Abort, KeyboardInterrupt):
             code = 130  # as a shell says of a command that Ctrl-C ended
-        except BrokenPipeError:  # `otel-tokens report | head` is no error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+        except _NoReaderError:
+            for number in (1, 2):  # or the flush at exit complains
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
             code = 0
+        except OSError as error:  # a full disk below `> file`
+            _say(f"{error.filename or 'cannot write the output'}: {error.strerror or error}")
+            code = MISTAKE
         except Exception as error:
             if strict():
                 raise
@@ -92,6 +126,13 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return f"otel-tokens: {record.getMessage()}"
+
+
+def _write_any_sign() -> None:
+    """A terminal or a file that is not UTF-8 gets what it cannot show as an escape, not our end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _log_in_lines() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -20,6 +21,7 @@ from otel_tokens.cli.launch.figures import read
 from otel_tokens.cli.launch.live import LiveLine
 from otel_tokens.cli.options import config_option, settings_of
 from otel_tokens.errors import ConfigError, OtelTokensError
+from otel_tokens.safely import strict
 from otel_tokens.settings import Settings, default_ledger
 from otel_tokens.settings.schema import ENV_PREFIX
 
@@ -121,22 +123,36 @@ def _launch(command: list[str], options: Options, settings: Settings, tags: dict
     finally:
         if live:
             live.close()
-    from otel_tokens.cli.launch.summary import Wanted, summarise  # tables are not needed before the program has ended
-
     try:
-        budgets = _budget_lines(options, settings, ledger, began)
-        known = options.ledger is None and options.config is None
-        wanted = Wanted(options.by, options.report_json, options.quiet, budgets, known)
-        summarise(this, ledger, began, wanted)
-    except OtelTokensError as error:
-        click.echo(f"otel-tokens: no report: {error}", err=True)
+        _summarise(options, settings, this, ledger, began)
+    except Exception as error:  # whatever becomes of the report, the exit code is the program's
+        if strict() and not isinstance(error, (OtelTokensError, OSError)):
+            raise
+        with contextlib.suppress(Exception):  # stderr may be what is gone
+            click.echo(f"otel-tokens: no report: {error}", err=True)
     return status
 
 
+def _summarise(options: Options, settings: Settings, this: session.Session, ledger: str, began: float) -> None:
+    from otel_tokens.cli.launch.summary import Wanted, summarise  # tables are not needed before the program has ended
+
+    budgets = _budget_lines(options, settings, ledger, began)
+    known = options.ledger is None and options.config is None
+    wanted = Wanted(options.by, options.report_json, options.quiet, budgets, known, settings.enabled)
+    summarise(this, ledger, began, wanted)
+
+
 def _budget_lines(options: Options, settings: Settings, ledger: str, began: float) -> list[str]:
-    """The budgets that this run has used, the fullest first."""
+    """The budgets that this run has used, the fullest first; the reason if they cannot be read."""
     if options.quiet or not (settings.budgets or options.budget):
         return []
+    try:
+        return _used_budgets(settings, ledger, began)
+    except OtelTokensError as error:  # the calls are in the ledger all the same, and so in the report
+        return [f"the budgets cannot be read: {error}"]
+
+
+def _used_budgets(settings: Settings, ledger: str, began: float) -> list[str]:
     from otel_tokens.assemble_guard import store_url
     from otel_tokens.cli.budgets.rows import lines, sentence
     from otel_tokens.guard.store.base import StoreError

@@ -58,7 +58,7 @@ def render(report: ReportData, width: int | None, color: bool | None) -> str:
     from rich.console import Console  # here and below: rich takes 50 ms to import, most programs draw no table
     from rich.text import Text
 
-    terminal = sys.stdout.isatty()
+    terminal = sys.stdout is not None and sys.stdout.isatty()  # None: it was closed when we began
     if width is None:
         width = shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns if terminal else _DEFAULT_WIDTH
     colored = terminal if color is None else color

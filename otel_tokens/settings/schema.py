@@ -161,7 +161,7 @@ class Settings:
     budgets: tuple[Entry, ...] = row("entries", (), "The budgets.")
     guard: Entry | None = row("entry", None, "Further options of the guard.")  # noqa: RUF009 (a field)
     store: str | None = row(
-        "store", None, "Where budgets are kept; default: the ledger's file if it is on, else memory."
+        "store", None, "Where budgets are kept; default: a file beside the ledger if it is on, else memory."
     )
     store_fail: str = row(
         "choice", "open", "Without its store the guard lets calls through, or refuses them.", allowed=("open", "closed")

@@ -11,6 +11,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -30,6 +31,11 @@ SIGNALS = ("traces", "metrics")
 PROMETHEUS = frozenset({"prometheus", "otel_tokens_prometheus"})
 GRPC, HTTP = "grpc", "http/protobuf"
 GRPC_PORT = 4317
+NO_GRPC = (
+    "OTLP over grpc needs a package that is not installed: pip install 'otel-tokens[grpc]', or set "
+    "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+)
+_GRPC_PACKAGE = "opentelemetry.exporter.otlp.proto.grpc"
 _PROTOCOLS = {"otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
 _MODULES = {
     ("traces", HTTP): ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "OTLPSpanExporter"),
@@ -141,6 +147,12 @@ def make_providers(
     return made
 
 
+def lacks_grpc(wanted: Wanted) -> bool:
+    """Whether a signal is to be sent over gRPC, and the package for that is not installed."""
+    plan = _Plan(wanted, os.environ)
+    return any(plan.over_grpc(signal) for signal in SIGNALS) and find_spec(_GRPC_PACKAGE) is None
+
+
 _instances: weakref.WeakKeyDictionary[Any, str | None] = weakref.WeakKeyDictionary()
 
 
@@ -159,6 +171,7 @@ class _Plan:
     def __init__(self, wanted: Wanted, env: Mapping[str, str]) -> None:
         self._wanted = wanted
         self._env = env
+        self._told = False
 
     def names(self, signal: str, signals: Collection[str]) -> list[str]:
         """The exporters of a signal. Unlike the specification's default, none is assumed without an endpoint."""
@@ -174,6 +187,11 @@ class _Plan:
             found.append("prometheus")
         # Both names are the same endpoint here.
         return list(dict.fromkeys("prometheus" if name in PROMETHEUS else name for name in found))
+
+    def over_grpc(self, signal: str) -> bool:
+        """Whether this signal goes to a collector over gRPC."""
+        endpoint = self._endpoint(signal)
+        return endpoint is not None and self._protocol(signal, endpoint) == GRPC
 
     def _endpoint(self, signal: str) -> str | None:
         return (
@@ -225,12 +243,9 @@ class _Plan:
         try:
             kind: Callable[..., Any] = getattr(import_module(module), cls)
         except ImportError:
-            logger.error(
-                "OTLP over %s needs a package that is not installed: pip install 'otel-tokens[grpc]', or set "
-                "OTEL_EXPORTER_OTLP_PROTOCOL=%s",
-                protocol,
-                HTTP,
-            )
+            if not self._told:  # both signals would say the same
+                logger.error(NO_GRPC)
+            self._told = True
             return None
         own = self._wanted.otlp_endpoint
         if own is None or endpoint != own:

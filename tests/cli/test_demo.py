@@ -69,10 +69,13 @@ def _check_output(out: str, calls: int) -> None:
     assert "Traceback" not in out
 
 
-def test_the_demo_names_what_is_missing(workshop: Any) -> None:
-    code = """
+@pytest.mark.parametrize(
+    ("gone", "words"), [(["anthropic"], "anthropic is missing"), (["openai", "anthropic"], "openai and anthropic are")]
+)
+def test_the_demo_names_what_is_missing(workshop: Any, gone: list[str], words: str) -> None:
+    code = f"""
     import sys
-    sys.modules["anthropic"] = None
+    sys.modules.update(dict.fromkeys({gone}))
     sys.argv = ["otel-tokens", "demo"]
     from otel_tokens.cli import main
     main()
@@ -82,4 +85,5 @@ def test_the_demo_names_what_is_missing(workshop: Any) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert 'pip install "otel-tokens[demo]"' in done.stderr
+    assert words in done.stderr
     assert done.stderr.count("\n") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_an_unreachable_collector_fails(doctor: Any) -> None:
     code, lines, _ = doctor(OTEL_TOKENS_OTLP_ENDPOINT=f"http://127.0.0.1:{port}")
     assert code == 1
     some(lines, "error OTLP: ", "Connection refused")
+
+
+def test_grpc_without_its_package_fails(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc", None)
+        code, lines, _ = doctor(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
+        assert code == 1
+        some(lines, "error OTLP: ", "gRPC")
+        code, _, _ = doctor(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
+        assert code == 0
 
 
 def test_the_port_of_metrics(doctor: Any, workshop: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from otel_tokens.cli.group import COMMANDS, cli
+from otel_tokens.ledger.ledger import Ledger
 
 WIDTH = 80
 
@@ -45,6 +46,12 @@ def test_every_option_says_what_it_does(path: list[str]) -> None:
         command = found
     options = [param for param in command.params if isinstance(param, click.Option)]
     assert [option.name for option in options if not option.help] == []
+
+
+def test_the_package_is_a_command_of_this_python() -> None:
+    done = subprocess.run([sys.executable, "-m", "otel_tokens", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("otel-tokens ")
+    assert done.returncode == 0
 
 
 def test_without_a_command_it_helps() -> None:
@@ -81,15 +88,26 @@ def test_mistakes_are_one_line(args: list[str], words: str, tmp_path: Any, monke
     assert done.stderr.count("\n") == 1, done.stderr
 
 
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m otel_tokens.cli run --help | head -n1; echo done"],
-        capture_output=True,
-        text=True,
-        cwd=importlib.import_module("otel_tokens").__path__[0] + "/..",
-        check=True,
-    )
-    assert done.stderr == ""
+@pytest.mark.parametrize("command", ["--help", "run --help", "--version", "prices gpt-5.4", "report", "budget list"])
+@pytest.mark.parametrize(
+    ("where", "code", "words"),
+    [("| true", "0", ""), (">&-", "0", ""), (">/dev/full", "2", "otel-tokens: cannot write the output: No space left")],
+)
+def test_where_the_output_goes(workshop: Any, command: str, where: str, code: str, words: str) -> None:
+    Ledger(workshop.ledger).close()
+    workshop.config.write_text("budgets: [{name: daily, usd: 5}]")
+    env = workshop.env | {"OTEL_TOKENS_LEDGER": str(workshop.ledger)}
+    script = f'{sys.executable} -m otel_tokens {command} {where}; echo "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=workshop.folder, env=env)
+    assert done.stdout.strip() == code
+    assert done.stderr.startswith(words)
+    assert done.stderr.count("\n") == (1 if words else 0)
+
+
+def test_a_sign_that_the_output_cannot_show(workshop: Any) -> None:
+    done = workshop("run", "--help", env={"PYTHONIOENCODING": "latin-1"})
+    assert done.returncode == 0
+    assert r"agent, day \u2026" in done.stdout
 
 
 def test_a_fault_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import stat
+import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -25,6 +26,18 @@ def test_exit_code_and_streams_pass_through(workshop: Any) -> None:
     code = "import sys; print(sys.stdin.read()[::-1], end=''); print('oops', file=sys.stderr); sys.exit(7)"
     done = workshop.run(PYTHON, "-c", code, typed="abc", options=["--quiet"])
     assert (done.returncode, done.stdout, done.stderr) == (7, "cba", "oops\n")
+
+
+@pytest.mark.parametrize("stderr", ["closed", "nobody reads it", "full"])
+def test_the_exit_code_does_not_depend_on_where_the_report_goes(workshop: Any, stderr: str) -> None:
+    name = workshop.program("chat(); os._exit(int(sys.argv[1]))")
+    shown = {"closed": "2>&-", "nobody reads it": "2>&1 >/dev/null | true", "full": "2>/dev/full"}[stderr]
+    command = f"{PYTHON} -m otel_tokens run --ledger {workshop.ledger} {PYTHON} {name}"
+    for code in (0, 3):
+        script = f'{command} {code} {shown}; echo "${{PIPESTATUS[0]}}"'
+        done = subprocess.run(["bash", "-c", script], cwd=workshop.folder, env=workshop.env, capture_output=True)
+        assert done.stdout.split()[-1] == str(code).encode()
+    assert len(workshop.records) == 2
 
 
 def test_a_program_that_is_not_python_runs_too(workshop: Any) -> None:
@@ -209,6 +222,8 @@ def test_a_lost_budget_store_does_not_take_the_report_along(workshop: Any) -> No
     assert "budgets are not known: Redis at 127.0.0.1:1" in done.stderr
     assert "the budget store does not answer: calls go on" in done.stderr
     assert "imported openai or anthropic" in workshop.run_program("pass").stderr
+    off = workshop.run_program("chat()", env={"OTEL_TOKENS_ENABLED": "false"})
+    assert "switched off" in off.stderr
     assert "-I and -E" in workshop.run(PYTHON, "-I", "-c", "pass").stderr
 
 

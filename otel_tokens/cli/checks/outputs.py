@@ -19,6 +19,7 @@ from otel_tokens.settings import Settings, default_ledger
 _WAIT = 2.0  # seconds for an answer
 _PORTS = {"http": 80, "https": 443}
 _MANY = 8
+_HINT = "pip install 'otel-tokens[grpc]', or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -48,8 +49,16 @@ def _otlp(settings: Settings) -> Iterator[Finding]:
                 break
     if not endpoints:
         yield Finding(part, "note", "no endpoint is set: nothing is sent")
+    elif _lacks_grpc(settings):
+        yield Finding(part, "error", "gRPC is asked for and its package is not installed: nothing is sent", _HINT)
     for endpoint, source in endpoints.items():
         yield _reach(endpoint, source)
+
+
+def _lacks_grpc(settings: Settings) -> bool:
+    from otel_tokens.telemetry.setup import lacks_grpc  # loads the SDK of OpenTelemetry
+
+    return lacks_grpc(settings)
 
 
 def _reach(endpoint: str, source: str) -> Finding:

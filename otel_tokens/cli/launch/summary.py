@@ -14,6 +14,7 @@ from otel_tokens.cli.launch.session import Session, State
 from otel_tokens.errors import LedgerError
 from otel_tokens.reports.report import Report, report
 
+_SWITCHED_OFF = "no LLM call was counted: otel-tokens is switched off (enabled, OTEL_TOKENS_ENABLED)"
 _MANY_BUDGETS = 5
 _MANY = 3  # processes with the same trouble are named up to here
 
@@ -22,7 +23,7 @@ _MANY = 3  # processes with the same trouble are named up to here
 class Wanted:
     """What is to be said: the report's dimensions and its file, whether to say anything, and the state of budgets.
 
-    `known_ledger`: `otel-tokens report` finds the ledger without being told.
+    `known_ledger`: `otel-tokens report` finds the ledger without being told. `enabled`: the settings want metering.
     """
 
     by: Sequence[str] = ()
@@ -30,6 +31,7 @@ class Wanted:
     quiet: bool = False
     budgets: Sequence[str] = ()
     known_ledger: bool = False
+    enabled: bool = True
 
 
 def summarise(session: Session, ledger: str, since: float, wanted: Wanted) -> None:
@@ -43,7 +45,7 @@ def summarise(session: Session, ledger: str, since: float, wanted: Wanted) -> No
     for line in _troubles(notes):
         _say(line)
     if found is None or not found.total.calls:
-        _say(_why_nothing(session, notes))
+        _say(_why_nothing(session, notes) if wanted.enabled else _SWITCHED_OFF)
     else:
         width = shutil.get_terminal_size((100, 24)).columns
         click.echo("", err=True)
@@ -101,7 +103,7 @@ def _short(path: str) -> str:
 
 
 def _coloured() -> bool:
-    return sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty()  # None: it was closed when we began
 
 
 def _say(message: str) -> None:
