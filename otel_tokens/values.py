@@ -26,8 +26,7 @@ CostSource = Literal["provider", "local"]
 T = TypeVar("T")
 
 EXACT = Context(prec=200, traps=[])
-"""Our arithmetic of money: the application may have set another precision, or traps, in its thread's context. 200
-digits are never needed, so every sum and product is exact; absurd input must not raise."""
+"""Our arithmetic of money, exact and without traps, whatever context the application has set for its thread."""
 
 
 def make(kind: type[T], values: dict[str, Any]) -> T:
@@ -109,8 +108,8 @@ TOKEN_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Usage) if f.type ==
 class Cost:
     """The money of one call. Components add up to `total`; all are None when the price is unknown (never 0).
 
-    `provider_total` is what the provider itself said the call cost; it wins (`source = "provider"`), and
-    `local_total` keeps what our catalogue says. `version` is the catalogue's, `rule` names the rate used.
+    `provider_total` is what the provider itself said; it wins (`source = "provider"`), and `local_total` keeps what our
+    catalogue says. `version` is the catalogue's, `rule` names the rate used.
     """
 
     total: Decimal | None = None
@@ -236,8 +235,7 @@ class Record:
     """Everything known once a call has ended: one per billed call.
 
     `started` is unix time in seconds, `duration` and `first_chunk` are seconds. `service_tier`, `speed` and `geo`
-    are what the response said and change the price. `missing_reason` says why usage
-    is not the provider's full report (stream_no_usage, aborted, background, parse_error, error).
+    are what the response said and change the price. `missing_reason` says why usage is not the provider's full report.
     """
 
     call: Call
