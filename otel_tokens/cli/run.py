@@ -155,18 +155,14 @@ def _budget_lines(options: Options, settings: Settings, ledger: str, began: floa
 def _used_budgets(settings: Settings, ledger: str, began: float) -> list[str]:
     from otel_tokens.assemble_guard import store_url
     from otel_tokens.cli.budgets.rows import lines, sentence
-    from otel_tokens.guard.store.base import StoreError
     from otel_tokens.guard.store.open import open_store
 
     store = open_store(store_url(replace(settings, ledger=ledger)), timeout=_PATIENCE)
     try:
         rows = [(line, line.status) for line in lines(store, ()) if line.status is not None]
-    except StoreError as error:
-        return [f"budgets are not known: {error}"]  # the report of the calls does not depend on them
-    else:
-        found = [line for line, row in rows if (row.updated or 0) >= began or row.finished or row.ratio >= 1]
     finally:
         store.close()
+    found = [line for line, row in rows if (row.updated or 0) >= began or row.finished or row.ratio >= 1]
     return [sentence(line) for line in sorted(found, key=lambda line: -line.ratio)]
 
 
