@@ -219,7 +219,7 @@ def test_a_lost_budget_store_does_not_take_the_report_along(workshop: Any) -> No
     done = workshop.run_program("for _ in range(3):\n    chat()")
     assert done.returncode == 0
     assert "Calls by model" in done.stderr
-    assert "budgets are not known: Redis at 127.0.0.1:1" in done.stderr
+    assert "the budgets cannot be read: Redis at 127.0.0.1:1" in done.stderr
     assert "the budget store does not answer: calls go on" in done.stderr
     assert "imported openai or anthropic" in workshop.run_program("pass").stderr
     off = workshop.run_program("chat()", env={"OTEL_TOKENS_ENABLED": "false"})
