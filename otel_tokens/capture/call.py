@@ -193,8 +193,8 @@ class Exchange:
 
     def enter(self) -> None:
         """Make the call current, with the span it will have."""
-        own = self.active.engine.foreign == "own"
-        self.active.enter(safely("foreign span", foreign_span, own=own), native=self.native)
+        found = safely("foreign span", foreign_span, self.active.engine.foreign == "own")
+        self.active.enter(found, native=self.native)
 
     def apply(self) -> None:
         """Put what the guard decided (another model, a smaller bound, a time cap) into the request."""

@@ -40,7 +40,7 @@ _taken: WeakSet[Any] = WeakSet()
 _stays: set[str] = set()
 
 
-def foreign_span(*, own: bool = False) -> Span | None:
+def foreign_span(own: bool = False) -> Span | None:
     """The current span, if another LLM instrumentation has just opened it for this call. Given out once.
 
     `own`: its instrumentor was switched on after us; it is taken off, and this is its last call.

@@ -396,7 +396,7 @@ def test_a_span_of_theirs_that_nobody_records(
 
 # Some put their span around the function that we put ours into, and may have been there first.
 @pytest.fixture
-def around_request(idle_meter: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def around_request(idle_meter: Any) -> Iterator[Callable[[str], None]]:
     """Their span around `request`, with a context value of theirs inside it, as Logfire has it."""
 
     def install(scope_name: str) -> None:
@@ -410,19 +410,14 @@ def around_request(idle_meter: Any, monkeypatch: pytest.MonkeyPatch) -> Callable
                 finally:
                     context_api.detach(token)
 
-        for kind in (openai.OpenAI, anthropic.Anthropic):
-            # Not monkeypatch.setattr, which would leave what it has found: the class inherits it.
-            monkeypatch.setitem(OWN, kind, kind.request)
+        for kind in kinds:
             kind.request = wrapt.FunctionWrapper(kind.request, request)  # type: ignore[method-assign]
 
+    kinds = (openai.OpenAI, anthropic.Anthropic)
     yield install
-    for kind in list(OWN):
+    for kind in kinds:  # not by monkeypatch, which would leave what it has found: the classes inherit it
         if "request" in vars(kind):
             del kind.request
-    OWN.clear()
-
-
-OWN: dict[Any, Any] = {}
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
