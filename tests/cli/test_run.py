@@ -214,7 +214,7 @@ def test_no_call_is_said_with_its_reason(workshop: Any) -> None:
     assert "imported openai or anthropic" in workshop.run_program("pass").stderr
     off = workshop.run_program("chat()", env={"OTEL_TOKENS_ENABLED": "false"})
     assert "switched off" in off.stderr
-    assert "-I and -E" in workshop.run(PYTHON, "-I", "-c", "pass").stderr
+    assert "-I, -E and -S" in workshop.run(PYTHON, "-I", "-c", "pass").stderr
 
 
 def test_python_modules_and_test_runners(workshop: Any) -> None:

@@ -94,7 +94,7 @@ def _why_nothing(session: Session, notes: Sequence[tuple[State, str]]) -> str:
         return f"no LLM call was counted: no Python process of this run imported {' or '.join(session.sdks)}"
     if states:
         return "no LLM call was counted"
-    return "no LLM call was counted: no Python process took part (python -I and -E ignore PYTHONPATH)"
+    return "no LLM call was counted: no Python process took part (python -I, -E and -S skip what meters it)"
 
 
 def _short(path: str) -> str:
