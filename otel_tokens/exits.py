@@ -1,8 +1,8 @@
 """The ways a process ends, and what has to happen before each of them.
 
-`atexit` serves a program that runs to its end. Three ways pass it by: children of `multiprocessing` leave by
-os._exit; its daemonic children (a `Pool`'s workers) it ends by SIGTERM; and uvicorn raises the signal that stopped
-it once more, under the handler that was there before.
+`atexit` serves a program that runs to its end. Three ways pass it by: os._exit, by which forked children leave (RQ's
+jobs, Celery's workers, those of `multiprocessing`); SIGTERM, by which `multiprocessing` ends its daemonic children (a
+`Pool`'s workers); and uvicorn raises the signal that stopped it once more, under the handler that was there before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from otel_tokens.capture.watch import when_imported
 
@@ -22,15 +22,20 @@ Step = Callable[[], object]
 
 
 class Steps(NamedTuple):
-    """What to do, none of it raising: at Python's own end, at one that passes that by, and where one is near."""
+    """What to do, none of it raising: at Python's own end, at one that passes that by, and where one is near.
+
+    `counted` says whether this process has made calls: without any, os._exit is as quick as ever.
+    """
 
     at_exit: Step
     otherwise: Step
     flush: Step
+    counted: Callable[[], bool]
 
 
 _steps: Steps | None = None
 _ending = 0  # the process in which a last step is being taken
+_ended = 0  # and the one in which it has been taken
 
 
 def before_exit(steps: Steps) -> None:
@@ -40,17 +45,18 @@ def before_exit(steps: Steps) -> None:
         return
     _steps = steps
     atexit.register(_end, steps.at_exit)
+    _watch_os_exit()
     when_imported("multiprocessing.process", _watch_multiprocessing)
     when_imported("uvicorn.server", _watch_uvicorn)
 
 
 def _end(step: Step) -> None:
-    global _ending
+    global _ending, _ended
     _ending = os.getpid()
     try:
         step()
     finally:
-        _ending = 0
+        _ending, _ended = 0, os.getpid()
 
 
 def finish(limit: float = 2.0) -> bool:
@@ -70,6 +76,21 @@ def finish(limit: float = 2.0) -> bool:
         return True
     thread.join(limit)
     return True
+
+
+# ---- os._exit
+def _watch_os_exit() -> None:
+    leave = os._exit
+
+    @functools.wraps(leave)
+    def watched(status: int) -> NoReturn:
+        try:
+            if _steps is not None and _ended != os.getpid() and _steps.counted():
+                finish()
+        finally:
+            leave(status)
+
+    os._exit = watched
 
 
 # ---- multiprocessing

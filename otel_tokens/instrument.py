@@ -68,7 +68,7 @@ def instrument(
             return
         given = Given(tracer_provider, meter_provider, declared, on_record)
         _runtime = build(loaded, given, _patcher, _worker)
-        before_exit(Steps(partial(_end, theirs=False), _end, partial(safely, "flush", flush)))
+        before_exit(Steps(partial(_end, theirs=False), _end, partial(safely, "flush", flush), _counted))
 
 
 def uninstrument() -> None:
@@ -117,6 +117,11 @@ def _end(*, theirs: bool = True) -> None:
         safely("flush at exit", _flush, held, held.settings.flush_timeout, theirs=theirs)
         if theirs and held.ledger is not None:
             safely("ledger.finish", held.ledger.finish)  # its own `atexit` is passed by as well
+
+
+def _counted() -> bool:
+    held = _runtime
+    return held is not None and held.metrics is not None and bool(held.metrics.totals.counts("calls"))
 
 
 def _close(held: Runtime) -> None:

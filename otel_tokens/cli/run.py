@@ -69,7 +69,7 @@ Examples:
   otel-tokens run --quiet --report-json cost.json make nightly
 
 \b
-Python started with -I or -E ignores PYTHONPATH and is not metered.
+Python started with -I, -E or -S is not metered.
 """,
 )
 @config_option

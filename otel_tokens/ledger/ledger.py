@@ -57,7 +57,7 @@ class Ledger:
         self.errors = 0
         self.disabled: str | None = None
         self._retention = Retention(None if max_age_days is None else max_age_days * 86400, max_bytes)
-        self._on_lost = on_lost
+        self.on_lost = on_lost
         self._busy_timeout = busy_timeout
         # Reentrant: a signal handler that flushes may interrupt a write in the same thread.
         self._lock = threading.RLock()
@@ -256,8 +256,8 @@ class Ledger:
 
     def _lose(self, count: int) -> None:
         self.errors += count
-        if count and self._on_lost is not None:
-            safely("ledger.on_lost", self._on_lost, count)
+        if count and self.on_lost is not None:
+            safely("ledger.on_lost", self.on_lost, count)
 
     # ---- retention ------------------------------------------------------------------------------------------
     def _prune(self) -> None:

@@ -106,19 +106,29 @@ def to_json(report: ReportData) -> str:
         "unpriced_models": dict(report.unpriced_models),
         "notes": list(report.notes),
     }
-    return json.dumps(body, indent=2, ensure_ascii=False)
+    return json.dumps(body, indent=2)  # ASCII: it has to survive a stdout of any encoding
 
 
 def to_csv(report: ReportData) -> str:
     """The rows as CSV: the dimensions, COUNTED, cost (exact, empty when unknown), currency."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    out = io.StringIO(newline="")
+    writer = csv.writer(_Lines(out), lineterminator="\r\n")
     writer.writerow([*report.by, *COUNTED, "cost", "currency"])
     for row in report.rows:
         cost = "" if row.cost is None else plain(row.cost)
         counts = [getattr(row, name) for name in COUNTED]
         writer.writerow([*(_harmless(value or "") for value in row.key), *counts, cost, row.currency or ""])
     return out.getvalue()
+
+
+class _Lines:
+    """Lines that end in LF, for a writer whose lines end in CR LF: before Python 3.13 it quotes no CR otherwise."""
+
+    def __init__(self, out: io.StringIO) -> None:
+        self._out = out
+
+    def write(self, line: str) -> int:
+        return self._out.write(f"{line[:-2]}\n")
 
 
 def _object(row: Row, by: Sequence[str]) -> dict[str, Any]:

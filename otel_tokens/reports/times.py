@@ -39,7 +39,9 @@ def moment(when: When, now: float, *, key: str = "since") -> float | None:
 def _read(text: str, now: float) -> float:
     ago = _AGO.fullmatch(text.lower())
     if ago:
-        return now - float(ago[1]) * _SECONDS[ago[2]]
+        then = now - float(ago[1]) * _SECONDS[ago[2]]
+        datetime.fromtimestamp(then)  # noqa: DTZ006  (raises for a time before the year 1: nobody could show it)
+        return then
     # Local on purpose: "today" is the reader's.
     today = datetime.fromtimestamp(now).date()  # noqa: DTZ006
     if text.lower() == "today":

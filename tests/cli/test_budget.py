@@ -170,17 +170,6 @@ def test_a_run_with_a_budget_of_its_own(workshop: Any) -> None:
     assert again.stdout == "3 run\n"  # each run has its own
 
 
-def test_the_report_does_not_need_the_store(workshop: Any) -> None:
-    workshop.config.write_text(f"{workshop.config.read_text()}store_fail: open\n")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    options = ["--budget", "5USD"]
-    done = workshop.run_program("chat()", options=options, env={"OTEL_TOKENS_STORE": f"redis://127.0.0.1:{port}/0"})
-    assert done.returncode == 0
-    assert "Calls by model" in done.stderr
-    assert "the budgets cannot be read" in done.stderr
-
-
 def test_children_share_the_budget_of_a_run(workshop: Any) -> None:
     workshop.program(LOOP, "child.py")
     code = """

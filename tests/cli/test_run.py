@@ -210,7 +210,11 @@ def test_quiet_says_nothing_and_the_default_ledger_is_the_users(workshop: Any) -
 
 
 def test_no_call_is_said_with_its_reason(workshop: Any) -> None:
-    assert "no LLM call was made" in workshop.run_program("import openai").stderr
+    assert "no LLM call was recorded" in workshop.run_program("import openai").stderr
+    assert "imported openai or anthropic" in workshop.run_program("pass").stderr
+    off = workshop.run_program("chat()", env={"OTEL_TOKENS_ENABLED": "false"})
+    assert "switched off" in off.stderr
+    assert "-I, -E and -S" in workshop.run(PYTHON, "-I", "-c", "pass").stderr
 
 
 def test_a_lost_budget_store_does_not_take_the_report_along(workshop: Any) -> None:
@@ -221,10 +225,19 @@ def test_a_lost_budget_store_does_not_take_the_report_along(workshop: Any) -> No
     assert "Calls by model" in done.stderr
     assert "the budgets cannot be read: Redis at 127.0.0.1:1" in done.stderr
     assert "the budget store does not answer: calls go on" in done.stderr
-    assert "imported openai or anthropic" in workshop.run_program("pass").stderr
-    off = workshop.run_program("chat()", env={"OTEL_TOKENS_ENABLED": "false"})
-    assert "switched off" in off.stderr
-    assert "-I and -E" in workshop.run(PYTHON, "-I", "-c", "pass").stderr
+
+
+def test_records_that_the_ledger_could_not_keep_are_said(workshop: Any) -> None:
+    code = """
+    import resource
+    chat()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    chat(3)
+    """
+    done = workshop.run_program(code)
+    assert done.returncode == 0
+    assert "could not keep 3 records" in done.stderr
+    assert len(workshop.records) == 1
 
 
 def test_python_modules_and_test_runners(workshop: Any) -> None:

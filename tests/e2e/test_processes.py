@@ -52,6 +52,23 @@ def test_fork(workshop: Any, launch: Any) -> None:
     assert sorted(workshop.collector.by_process(c.CALLS.name).values()) == [1, 2, 3, 4]
 
 
+def test_children_that_leave_at_once(workshop: Any, launch: Any) -> None:
+    """RQ forks a child for each job, Celery one for each worker; both end by os._exit."""
+    launch("""
+    for number in range(3):
+        pid = os.fork()
+        if pid == 0:
+            if number:
+                chat(number)
+            os._exit(number)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == number
+    chat(4)
+    os._exit(0)
+    """)
+    workshop.check(7)
+    assert sorted(workshop.collector.by_process(c.CALLS.name).values()) == [1, 2, 4]
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_pools(workshop: Any, launch: Any, method: str) -> None:
     """multiprocessing's children leave by os._exit (fork) or come from nothing (spawn)."""

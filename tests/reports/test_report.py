@@ -177,6 +177,15 @@ def test_csv_does_not_run_in_a_spreadsheet(fill) -> None:
     ]
 
 
+def test_values_of_any_kind_come_back(fill) -> None:
+    values = ["a\rb", "a\r\nb", "a\nb", "a,b", 'a"b', " a", "東京", "a\tb"]
+    found = report(fill(*({"tags": {"agent": value}} for value in values)), by="agent")
+    assert "a\rb" not in found.csv().replace('"a\rb"', "")  # quoted, whatever the writer's Python is
+    assert {line["agent"] for line in csv.DictReader(io.StringIO(found.csv(), newline=""))} == set(values)
+    assert found.json().isascii()
+    assert {row["key"]["agent"] for row in json.loads(found.json())["rows"]} == set(values)
+
+
 def test_what_the_application_does_with_decimals_does_not_matter(fill) -> None:
     path = fill({"cost": "0.123456789"}, {"cost": "100"}, {"cost": "0.000000001", "model": "o3"})
     expected = report(path)

@@ -60,7 +60,23 @@ def _instrument(session: Session, given: Mapping[str, Any]) -> None:
         options["budgets"] = [_budget(session, session.budget)]
     if runtime() is not None and session.budget is not None:
         _say("the program called instrument() itself: --budget is not applied, declare it there")
+    anew = runtime() is None
     instrument(**options)
+    held = runtime()
+    if anew and held is not None and held.ledger is not None:
+        _tell_losses(session, held.ledger)
+
+
+def _tell_losses(session: Session, ledger: Any) -> None:
+    """What the ledger cannot keep is not in the report of the run: the report has to say so."""
+    told = ledger.on_lost
+
+    def lost(count: int) -> None:
+        session.note(f"lost {count}")
+        if told is not None:
+            told(count)
+
+    ledger.on_lost = lost
 
 
 def _budget(session: Session, amount: str) -> Any:

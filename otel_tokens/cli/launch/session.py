@@ -14,8 +14,9 @@ from typing import Any, Literal
 VARIABLE = "OTEL_TOKENS_RUN"
 SEPARATOR = "\x1f"
 
-State = Literal["seen", "on", "missing", "failed"]
-"""A Python process: started; metered; of an environment without otel_tokens; not metered because of a fault."""
+State = Literal["seen", "on", "missing", "failed", "lost"]
+"""A Python process: started; metered; of an environment without otel_tokens; not metered because of a fault; with so
+many records that its ledger could not keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Session:
             text = Path(self.folder, "notes").read_text("utf-8", errors="replace")
             for line in text.splitlines():
                 state, _, words = line.partition(" ")
-                if state in ("seen", "on", "missing", "failed"):
+                if state in ("seen", "on", "missing", "failed", "lost"):
                     found.append((state, words))
         return found
 

@@ -77,24 +77,29 @@ def _write(file: str, found: Report | None) -> None:
 def _troubles(notes: Sequence[tuple[State, str]]) -> list[str]:
     missing = list(dict.fromkeys(words for state, words in notes if state == "missing"))
     failed = list(dict.fromkeys(words for state, words in notes if state == "failed"))
+    lost = sum(int(words) for state, words in notes if state == "lost" and words.isdecimal())
     return [
         *(
             f"{python} has no otel_tokens, its calls are not counted; pip install it there"
             for python in missing[:_MANY]
         ),
         *(f"some calls are not counted: {reason}" for reason in failed[:_MANY]),
+        *(
+            [f"the ledger could not keep {lost:,} record{'' if lost == 1 else 's'}: they are not in the report"]
+            * bool(lost)
+        ),
     ]
 
 
 def _why_nothing(session: Session, notes: Sequence[tuple[State, str]]) -> str:
     states = {state for state, _ in notes}
     if "on" in states:
-        return "no LLM call was made"
+        return "no LLM call was recorded"
     if "seen" in states:
         return f"no LLM call was counted: no Python process of this run imported {' or '.join(session.sdks)}"
     if states:
         return "no LLM call was counted"
-    return "no LLM call was counted: no Python process took part (python -I and -E ignore PYTHONPATH)"
+    return "no LLM call was counted: no Python process took part (python -I, -E and -S skip what meters it)"
 
 
 def _short(path: str) -> str:
