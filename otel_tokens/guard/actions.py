@@ -157,7 +157,7 @@ async def _await(result: Any) -> None:
 def post(url: str, event: Event) -> str | None:
     """POST the event as JSON, once; returns what went wrong, or None."""
     # urllib is slow to import, and most processes never post.
-    from urllib.error import URLError
+    from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
     body = json.dumps(event.to_dict()).encode()
@@ -165,7 +165,10 @@ def post(url: str, event: Event) -> str | None:
     try:
         with urlopen(request, timeout=WEBHOOK_TIMEOUT) as answer:  # noqa: S310 (the user's own URL, http or https)
             answer.read(1024)
-    except (URLError, OSError, ValueError) as error:
+    except HTTPError as error:
+        error.close()
+        return str(error)
+    except (OSError, ValueError) as error:
         return str(error) or type(error).__name__
     return None
 

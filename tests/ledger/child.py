@@ -64,6 +64,7 @@ def main(mode: str, path: str, name: str, count: str) -> None:
         sys.stdin.readline()  # all start at once
         ledger = Ledger(path)
         assert ledger.disabled is None, ledger.disabled
+        ledger.close()
     if mode == "write":
         ledger = Ledger(path)
         sys.stdin.readline()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 
 import pytest
@@ -95,10 +97,10 @@ RECORDS = st.builds(
 
 
 @pytest.fixture(scope="module")
-def table() -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    _migrate(connection, ":memory:")
-    return connection
+def table() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _migrate(connection, ":memory:")
+        yield connection
 
 
 def kept(table: sqlite3.Connection, record: Record) -> Record:

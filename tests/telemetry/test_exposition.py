@@ -130,8 +130,9 @@ def test_formats(endpoint, make_record):
     assert value(gzip.decompress(body).decode(), INPUT) == 1000
     assert headers["Content-Length"] == str(len(body))
     assert get(server, "/?name[]=x")[0]
-    with pytest.raises(urllib.error.HTTPError, match="404"):
+    with pytest.raises(urllib.error.HTTPError, match="404") as nothing:
         get(server, "/secret")
+    nothing.value.close()
 
 
 def test_a_name_that_two_scopes_use_is_one_family(promtool):
@@ -186,8 +187,9 @@ def test_a_collection_that_fails_is_a_target_that_is_down(caplog, monkeypatch):
 
     server = PrometheusServer(ZeroFirst(broken), listen("127.0.0.1", 0))
     try:
-        with pytest.raises(urllib.error.HTTPError, match="503"):
+        with pytest.raises(urllib.error.HTTPError, match="503") as down:
             text(server)
+        down.value.close()
         assert "no ledger" in caplog.text
     finally:
         server.close()

@@ -101,8 +101,9 @@ def test_over_http(make_record, tmp_path):
     server = LedgerCollector(LedgerTotals(path).refresh).serve("127.0.0.1", 0)
     address = f"http://127.0.0.1:{server.port}/metrics"
     try:
-        with pytest.raises(urllib.error.HTTPError, match="503"):
+        with pytest.raises(urllib.error.HTTPError, match="503") as down:
             urllib.request.urlopen(address, timeout=10)  # no ledger yet: Prometheus shows the target as down
+        down.value.close()
         ledger = Ledger(path)
         ledger.write(make_record())
         ledger.close()

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -115,7 +115,10 @@ def _is_ours(host: str, port: int) -> bool:
     try:
         with urlopen(f"http://{near}:{port}/metrics", timeout=_WAIT) as answer:
             return name in answer.read(1_000_000).decode(errors="replace")
-    except (OSError, URLError, ValueError):
+    except HTTPError as error:
+        error.close()
+        return False
+    except (OSError, ValueError):
         return False
 
 
