@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -337,6 +338,8 @@ class Prometheus:
                 found = self.query(expression)
                 if enough(found):
                     return found
+            except urllib.error.HTTPError as starting:
+                starting.close()
             except OSError:
                 pass
             time.sleep(0.2)  # there is nothing to be told by: Prometheus is polled
