@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from otel_tokens.errors import BudgetExceededError, ConfigError
+from otel_tokens.forks import at_fork
 from otel_tokens.guard import asking, counting, leasing, manage, units
 from otel_tokens.guard.actions import Actions, Scheduler
 from otel_tokens.guard.budget import Budget
 from otel_tokens.guard.drive import arun, run
 from otel_tokens.guard.events import Decisions, Emit, Event
 from otel_tokens.guard.forecast import Forecast, clock_forecast, forecast
-from otel_tokens.guard.forks import at_fork
 from otel_tokens.guard.gas import Critical, Gas
 from otel_tokens.guard.index import Index
 from otel_tokens.guard.keeper import Keeper

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from otel_tokens.guard.forks import at_fork
+from otel_tokens.forks import at_fork
 from otel_tokens.guard.store.account import NEVER, Account, Held, Line, by_key
 from otel_tokens.guard.store.accounts import Accounts, running
 from otel_tokens.guard.store.base import (

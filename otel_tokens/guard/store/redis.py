@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from otel_tokens.guard.forks import at_fork
+from otel_tokens.forks import at_fork
 from otel_tokens.guard.store.base import (
     LIMIT_CHANGES,
     Admission,

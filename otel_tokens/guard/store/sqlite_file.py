@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from otel_tokens.guard.forks import at_fork
+from otel_tokens.forks import at_fork
 from otel_tokens.guard.store.base import StoreError
 
 T = TypeVar("T")
