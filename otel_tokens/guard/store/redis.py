@@ -92,10 +92,6 @@ class RedisStore(Store):
         """`settle` for event loops."""
         return self._bookings(await self._here().ask(self._wire.settle(key, slots, amounts)))
 
-    async def arelease(self, key: str) -> None:
-        """`release` for event loops."""
-        await self.asettle(key, (), ())
-
     def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
         """Extend living leases, revive expired ones."""
         for first in range(0, len(keys), PAGE):
