@@ -148,7 +148,7 @@ class GuardState:
                 self.store.settle_at_once(key, (), ())
                 return
             except StoreError:
-                pass
+                pass  # busy: the keeper tries again
         self.keeper.settle(key, (), ())
 
 
