@@ -73,7 +73,7 @@ def guarded(url: str, budgets: list[Budget]) -> tuple[Guard, Callable[[], None]]
 def on_store(store: Store, budgets: list[Budget]) -> Callable[[], None]:
     """The store's own part of it: one admission and settlement of the same accounts."""
     guard = Guard(budgets, store, price=PRICER, options=OPTIONS)
-    slots = guard._room.index.plan(CALL, CALL.model, store.now()).slots  # pyright: ignore[reportPrivateUsage]
+    slots = guard._state.index.plan(CALL, CALL.model, store.now()).slots  # pyright: ignore[reportPrivateUsage]
     amounts = [1] * len(slots)
     keys = map(str, itertools.count())
 
@@ -199,7 +199,7 @@ def redis() -> None:
 
         store = open_store(url, timeout=5.0)
         guard = Guard(FIVE[:1], store, price=PRICER, options=OPTIONS)
-        slots = guard._room.index.plan(CALL, CALL.model, store.now()).slots  # pyright: ignore[reportPrivateUsage]
+        slots = guard._state.index.plan(CALL, CALL.model, store.now()).slots  # pyright: ignore[reportPrivateUsage]
         calls, keys, leases = fresh_calls(), map(str, itertools.count()), list[Any]()
 
         def admit() -> None:

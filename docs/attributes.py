@@ -115,7 +115,7 @@ ON_EVENTS: dict[str, str] = {
     c.BUDGET_SCOPE: "Whose: `tenant=acme`; empty for a budget that is not split",
     c.BUDGET_DECISION: f"`deny`, on `{c.BUDGET_EXCEEDED_EVENT}`",
     c.BUDGET_RATIO: "Used share of the limit",
-    f"{c.NAMESPACE}.budget.event": f"On `{c.BUDGET_THRESHOLD_EVENT}`: what it was (threshold, downgrade, clamp, cut …)",
+    c.BUDGET_EVENT: f"On `{c.BUDGET_THRESHOLD_EVENT}`: what it was (threshold, downgrade, clamp, cut …)",
     c.PROVIDER: f"On `{c.BUDGET_EXCEEDED_EVENT}`",
     c.REQUEST_MODEL: f"On `{c.BUDGET_EXCEEDED_EVENT}`",
 }

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import metrics as otel_metrics
 from opentelemetry import trace as otel_trace
@@ -30,7 +30,15 @@ from otel_tokens.safely import on_fault
 from otel_tokens.settings import Settings, refuse
 from otel_tokens.settings.given import nearest, shown
 from otel_tokens.shapes import is_dict
-from otel_tokens.values import Cost, Record
+from otel_tokens.values import UNPRICED, Cost, Record
+
+if TYPE_CHECKING:
+    from otel_tokens.guard.guard import Guard
+    from otel_tokens.ledger.ledger import Ledger
+    from otel_tokens.pricing.price import Pricer
+    from otel_tokens.pricing.rules import PriceRule
+    from otel_tokens.telemetry.metrics import Metrics
+    from otel_tokens.telemetry.setup import Providers
 
 logger = logging.getLogger("otel_tokens")
 
@@ -52,12 +60,12 @@ class Runtime:
     settings: Settings
     patcher: Patcher
     engine: Engine
-    metrics: Any = None
-    ledger: Any = None
-    guard: Any = None
-    pricer: Any = None
-    providers: Any = None
-    given: Given = Given()
+    metrics: Metrics
+    ledger: Ledger | None
+    guard: Guard | None
+    pricer: Pricer
+    providers: Providers | None
+    given: Given
 
 
 def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) -> Runtime:
@@ -88,16 +96,17 @@ def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) ->
     if given.on_record is not None:
         sinks.append(("on_record", given.on_record))
     engine = Engine(price=pricer, spans=spans, sinks=tuple(sinks), worker=worker, foreign=settings.foreign)
-    if isinstance(pricer, LatePricer):
+    if isinstance(pricer, LazyPricer):
         pricer.then = partial(setattr, engine, "price")  # one hop less for every further call
+    guard: Guard | None = None
     if budgets:
-        engine.guard = make_guard(settings, budgets, pricer, spans, metrics)
+        guard = engine.guard = make_guard(settings, budgets, pricer, spans, metrics)
         engine.cut_cleanly = guard_option(settings, "on_cut") == "finish"
     context.configure(settings.propagate_tags)
     on_fault(metrics.fault)
     _patch(settings, engine, patcher)
     metrics.beside_foreign(bool(foreign_instrumentors()) and settings.foreign != "own")
-    return Runtime(settings, patcher, engine, metrics, ledger, engine.guard, pricer, own, given)
+    return Runtime(settings, patcher, engine, metrics, ledger, guard, pricer, own, given)
 
 
 def examined_sdks(settings: Settings) -> list[ConfigError]:
@@ -130,7 +139,7 @@ def _patch(settings: Settings, engine: Engine, patcher: Patcher) -> None:
         drivers = Drivers(engine, requests, provider)
 
         def wrapper(kind: str) -> Callable[..., Any]:
-            if isinstance(pricer, LatePricer):
+            if isinstance(pricer, LazyPricer):
                 pricer.start()  # an SDK is there: prices will be wanted
             return drivers.wrapper(kind)
 
@@ -141,10 +150,10 @@ def _patch(settings: Settings, engine: Engine, patcher: Patcher) -> None:
             install(provider)
 
 
-def make_pricer(settings: Settings) -> Any:
+def make_pricer(settings: Settings) -> Pricer:
     """The pricer of these settings. Without rules of the user's it is made later, and in the background."""
     if not settings.prices and settings.prices_file is None:
-        return LatePricer()
+        return cast("Pricer", LazyPricer())
     from otel_tokens.pricing.rules import parse_rules
 
     rules = parse_rules(settings.prices, settings.config or "prices")
@@ -157,7 +166,7 @@ def make_pricer(settings: Settings) -> Any:
     return _pricer(rules)
 
 
-def _pricer(rules: Sequence[Any] = ()) -> Any:
+def _pricer(rules: Sequence[PriceRule] = ()) -> Pricer:
     from otel_tokens.pricing.catalog import Catalog
     from otel_tokens.pricing.price import Pricer
 
@@ -166,21 +175,23 @@ def _pricer(rules: Sequence[Any] = ()) -> Any:
     return Pricer(catalog)
 
 
-class LatePricer:
-    """A pricer that is made in the background, once there is an SDK; a call that comes earlier waits for it."""
+class LazyPricer:
+    """Stands for a `Pricer` that is made in the background, once there is an SDK; a call that comes earlier waits."""
 
     def __init__(self) -> None:
         from otel_tokens.pricing.loading import Background
 
-        self._made: Any = None
+        self._made: Pricer | None = None
         self._making = Background(_pricer)
         self.start = self._making.start
         self.then: Callable[[Any], object] | None = None
 
     def __call__(self, *args: Any, **keywords: Any) -> Cost:
-        """Price, as `Pricer` does."""
+        """Price, as `Pricer` does; unpriced while that cannot be had (`loading.PATIENCE`)."""
         if self._made is None:
             self._made = self._making.get()
+            if self._made is None:
+                return UNPRICED
             if self.then is not None:
                 self.then(self._made)
         return self._made(*args, **keywords)
@@ -190,7 +201,7 @@ class LatePricer:
         return getattr(self._making.get(), name)
 
 
-def open_ledger(settings: Settings, metrics: Any = None) -> Any:
+def open_ledger(settings: Settings, metrics: Metrics) -> Ledger | None:
     """The ledger of these settings, or None."""
     if not settings.ledger:
         return None
@@ -200,12 +211,12 @@ def open_ledger(settings: Settings, metrics: Any = None) -> Any:
         settings.ledger,
         max_age_days=settings.ledger_max_age_days,
         max_bytes=settings.ledger_max_bytes,
-        on_lost=None if metrics is None else metrics.ledger_error,
+        on_lost=metrics.ledger_error,
     )
 
 
 # ---- OpenTelemetry's providers -------------------------------------------------------------------------------
-def find_providers(settings: Settings, given: Given) -> tuple[Any, Any, Any]:
+def find_providers(settings: Settings, given: Given) -> tuple[Any, Any, Providers | None]:
     """The providers to use, and those we made (None when the application has its own, or nobody asks for any).
 
     What stays unset is the API's proxy: providers that the application sets later are found then.

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from otel_tokens import context
-from otel_tokens.conventions import BUDGET_NAME, BUDGET_SCOPE, BUDGET_THRESHOLD_EVENT, NAMESPACE
+from otel_tokens.conventions import BUDGET_EVENT, BUDGET_NAME, BUDGET_RATIO, BUDGET_SCOPE, BUDGET_THRESHOLD_EVENT
 from otel_tokens.errors import ConfigError
 from otel_tokens.settings import Settings, refuse
-from otel_tokens.values import Cost, Usage
 
-GUARD_OPTIONS = ("lease_seconds", "min_output", "clamp_unbounded", "on_cut")
-ON_CUT = ("error", "finish")
+if TYPE_CHECKING:
+    from otel_tokens.guard.budget import Budget
+    from otel_tokens.guard.events import Event
+    from otel_tokens.guard.guard import Guard
+    from otel_tokens.guard.manage import Status
+    from otel_tokens.pricing.price import Pricer
+    from otel_tokens.telemetry.budgets import BudgetRow
+    from otel_tokens.telemetry.metrics import Metrics
+    from otel_tokens.telemetry.spans import Spans
 
 
-def declared_budgets(settings: Settings, given: Sequence[Any]) -> list[Any]:
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float, Decimal)) and value >= 1
+
+
+GUARD_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lease_seconds": (_is_number, "a number of seconds from 1 up"),
+    "min_output": (lambda value: _is_number(value) and value == int(value), "a whole number from 1 up"),
+    "clamp_unbounded": (lambda value: isinstance(value, bool), "true or false"),
+    "on_cut": (lambda value: value in ("error", "finish"), "one of error, finish"),
+}
+"""What may stand under `guard:`: the test of its value, and what the value has to be."""
+_OWN_OPTIONS = ("lease_seconds", "min_output", "clamp_unbounded")
+"""Those that are the guard's own; `on_cut` is the engine's."""
+_ON_SPANS = frozenset({"threshold", "downgrade", "clamp", "cut", "overdraft", "pause", "slow", "resume"})
+"""Kinds of the guard's events that become span events; a refusal has an event of its own."""
+
+
+def declared_budgets(settings: Settings, given: Sequence[Any]) -> list[Budget]:
     """The budgets of the keyword and of the file, checked.
 
     Raises one ConfigError with file, line and key of every mistake, also of those in `guard:`. With
@@ -38,7 +61,7 @@ def listed(budgets: Any) -> tuple[Any, ...]:
     return tuple(cast("Iterable[Any]", budgets))
 
 
-def check_held(settings: Settings, guard: Any, given: tuple[Any, ...]) -> None:
+def check_held(settings: Settings, guard: Guard | None, given: tuple[Any, ...]) -> None:
     """Budgets given to a second `instrument()` must be held already: nobody would notice that they are not.
 
     Raises ConfigError; with `on_config_error: ignore` it is logged.
@@ -52,14 +75,14 @@ def check_held(settings: Settings, guard: Any, given: tuple[Any, ...]) -> None:
         refuse([ConfigError(words, key="budgets")], settings.on_config_error)
 
 
-def examined_budgets(settings: Settings, given: Sequence[Any] = ()) -> tuple[list[Any], list[ConfigError]]:
+def examined_budgets(settings: Settings, given: Sequence[Any] = ()) -> tuple[list[Budget], list[ConfigError]]:
     """The budgets without a mistake, and every mistake in budgets and in `guard:`."""
     problems = list(_option_problems(settings))
     if not given and not settings.budgets:
         return [], problems
     from otel_tokens.guard.budget import Budget, budgets_from
 
-    found: dict[str, Any] = {}
+    found: dict[str, Budget] = {}
     for item in (*given, *settings.budgets):
         entry = item if hasattr(item, "error") else None
         value = item if entry is None else entry.value
@@ -82,31 +105,18 @@ def _option_problems(settings: Settings) -> Iterator[ConfigError]:
     if entry is None:
         return
     for name, value in entry.value.items():
-        wrong = (
-            f"unknown option; allowed: {', '.join(GUARD_OPTIONS)}" if name not in GUARD_OPTIONS else _wrong(name, value)
-        )
-        if wrong:
-            yield entry.error(wrong, name)
-
-
-def _wrong(name: str, value: Any) -> str:
-    """What is wrong with an option under `guard:`, or ""."""
-    if name not in GUARD_OPTIONS:
-        return f"unknown option; allowed: {', '.join(GUARD_OPTIONS)}"
-    if name == "on_cut":
-        return "" if value in ON_CUT else f"{value!r} is not one of {', '.join(ON_CUT)}"
-    if name == "clamp_unbounded":
-        return "" if isinstance(value, bool) else f"{value!r} is not true or false"
-    number = not isinstance(value, bool) and isinstance(value, (int, float, Decimal))
-    if name == "min_output":
-        return "" if number and value >= 1 and value == int(value) else f"{value!r} is not a whole number from 1 up"
-    return "" if number and value >= 1 else f"{value!r} is not a number of seconds from 1 up"
+        if name not in GUARD_OPTIONS:
+            yield entry.error(f"unknown option; allowed: {', '.join(GUARD_OPTIONS)}", name)
+            continue
+        fits, wanted = GUARD_OPTIONS[name]
+        if not fits(value):
+            yield entry.error(f"{value!r} is not {wanted}", name)
 
 
 def guard_option(settings: Settings, name: str) -> Any:
     """An option of the file's `guard:` mapping; None where it is not given, or wrong and to be ignored."""
     value = None if settings.guard is None else settings.guard.value.get(name)
-    return None if value is None or _wrong(name, value) else value
+    return value if value is not None and GUARD_OPTIONS[name][0](value) else None
 
 
 def store_url(settings: Settings) -> str:
@@ -116,55 +126,49 @@ def store_url(settings: Settings) -> str:
     return f"sqlite:///{settings.ledger}.budgets" if settings.ledger else "memory"
 
 
-def make_guard(settings: Settings, budgets: Sequence[Any], pricer: Any, spans: Any, metrics: Any) -> Any:
-    """The guard over these budgets."""
+def make_guard(settings: Settings, budgets: Sequence[Budget], pricer: Pricer, spans: Spans, metrics: Metrics) -> Guard:
+    """The guard over these budgets; it tells `spans` and `metrics` of its events, decisions and budgets."""
     from otel_tokens.guard.guard import Guard
     from otel_tokens.guard.options import GuardOptions
     from otel_tokens.guard.store.open import open_store
-
-    def told(event: Any) -> None:
-        if event.kind in ("threshold", "downgrade", "clamp", "cut", "overdraft", "pause", "slow", "resume"):
-            facts = {BUDGET_NAME: event.budget, BUDGET_SCOPE: event.scope, f"{NAMESPACE}.budget.event": event.kind}
-            if event.ratio is not None:
-                facts[f"{NAMESPACE}.budget.usage_ratio"] = event.ratio
-            spans.event(BUDGET_THRESHOLD_EVENT, facts)
-
     from otel_tokens.pricing.bounds import Dearest, max_output, straight
 
-    found: list[Dearest] = []
+    def on_event(event: Event) -> None:
+        if event.kind in _ON_SPANS:
+            facts: dict[str, Any] = {BUDGET_NAME: event.budget, BUDGET_SCOPE: event.scope, BUDGET_EVENT: event.kind}
+            if event.ratio is not None:
+                facts[BUDGET_RATIO] = event.ratio
+            spans.event(BUDGET_THRESHOLD_EVENT, facts)
 
-    def dearest(provider: str, usage: Usage, at: float) -> Cost:
-        if not found:  # the catalogue may still be loading when the guard is made
-            found.append(Dearest(pricer, pricer.catalog))
-        return found[0](provider, usage, at)
-
-    extra = {name: value for name in GUARD_OPTIONS[:3] if (value := guard_option(settings, name)) is not None}
+    extra = {name: value for name in _OWN_OPTIONS if (value := guard_option(settings, name)) is not None}
     options = GuardOptions(
-        fail=settings.store_fail,  # pyright: ignore[reportArgumentType]  # checked by the settings
-        estimate=settings.estimate,  # pyright: ignore[reportArgumentType]
-        unpriced=settings.unpriced,  # pyright: ignore[reportArgumentType]
+        fail=settings.store_fail,
+        estimate=settings.estimate,
+        unpriced=settings.unpriced,
         thresholds=[{"at": f"{share:g}%"} for share in settings.thresholds],
         tags=context.current_tags,
         max_output=max_output,
-        dearest=dearest,
+        dearest=Dearest(pricer),
         straight=partial(straight, pricer),
         **extra,
     )
     store = open_store(store_url(settings), timeout=settings.store_timeout)
-    guard = Guard(budgets, store, price=pricer, options=options, emit=told)
+    guard = Guard(budgets, store, price=pricer, options=options, emit=on_event)
     metrics.observe_budgets(lambda: _budget_rows(guard))
-    metrics.observe_decisions(lambda: ((b, d, p, m, n) for b, d, p, m, _, n in guard.decisions()))
+    metrics.observe_decisions(
+        lambda: (
+            (budget, what, provider, model, count) for budget, what, provider, model, _, count in guard.decisions()
+        )
+    )
     return guard
 
 
 _GAUGE_UNITS = {"usd": "USD", "tokens": "token", "input_tokens": "token", "output_tokens": "token"}
-
-
 _MANY = 1000
 """Accounts read at a time."""
 
 
-def _every_status(guard: Any) -> Iterator[Any]:
+def _every_status(guard: Guard) -> Iterator[Status]:
     """The state of all budgets; where there are too many scopes, of some scopes of each."""
     rows = guard.status(limit=_MANY)
     if len(rows) < _MANY:
@@ -174,9 +178,9 @@ def _every_status(guard: Any) -> Iterator[Any]:
         yield from guard.status(budget.name, limit=_MANY)
 
 
-def _budget_rows(guard: Any) -> Iterator[Any]:
+def _budget_rows(guard: Guard) -> Iterator[BudgetRow]:
     from otel_tokens.telemetry.budgets import BudgetRow
 
     for row in _every_status(guard):
         scope = dict(part.split("=", 1) for part in row.scope.split(",") if "=" in part)
-        yield BudgetRow(row.name, scope, str(_GAUGE_UNITS.get(row.unit, row.unit)), row.limit, row.used)
+        yield BudgetRow(row.name, scope, _GAUGE_UNITS.get(row.unit, row.unit), row.limit, row.used)

@@ -101,6 +101,7 @@ SERVICE_INSTANCE = "service.instance.id"
 BUDGET_NAME = "otel_tokens.budget.name"
 BUDGET_SCOPE = "otel_tokens.budget.scope"
 BUDGET_DECISION = "otel_tokens.budget.decision"
+BUDGET_EVENT = "otel_tokens.budget.event"
 BUDGET_RATIO = "otel_tokens.budget.usage_ratio"
 BUDGET_EXCEEDED_EVENT = "otel_tokens.budget.exceeded"
 BUDGET_THRESHOLD_EVENT = "otel_tokens.budget.threshold"
@@ -123,12 +124,12 @@ def tag_attribute(name: str) -> str:
 
 
 # Names under which other backends look for a call's cost (opt-in, OTEL_TOKENS_COST_ALIASES).
-COST_ALIASES: dict[str, str] = {
-    "gen_ai.usage.cost": "gen_ai.usage.cost",  # Langfuse, OpenLIT, LiteLLM
-    "operation.cost": "operation.cost",  # Logfire
-    "llm.cost.total": "llm.cost.total",  # Phoenix
-    "gen_ai.usage.cost.amount": "gen_ai.usage.cost.amount",  # proposal; breaks Langfuse's totals
-}
+COST_ALIASES = (
+    "gen_ai.usage.cost",  # Langfuse, OpenLIT, LiteLLM
+    "operation.cost",  # Logfire
+    "llm.cost.total",  # Phoenix
+    "gen_ai.usage.cost.amount",  # proposal; breaks Langfuse's totals
+)
 # An attribute cannot be a leaf and a namespace at once.
 COST_ALIASES_EXCLUSIVE = ("gen_ai.usage.cost", "gen_ai.usage.cost.amount")
 COST_ALIAS_CURRENCY = "gen_ai.usage.cost.currency"

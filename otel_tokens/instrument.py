@@ -25,10 +25,12 @@ from otel_tokens.values import Cost, Record, Usage
 
 if TYPE_CHECKING:
     from otel_tokens.guard.guard import Guard
+    from otel_tokens.pricing.price import Pricer
     from otel_tokens.reports.report import Report
 
 _runtime: Runtime | None = None
 _lock = threading.RLock()
+_default_pricer: Pricer | None = None
 _patcher = Patcher()
 _worker = Worker()
 
@@ -121,7 +123,7 @@ def _end(*, theirs: bool = True) -> None:
 
 def _counted() -> bool:
     held = _runtime
-    return held is not None and held.metrics is not None and bool(held.metrics.totals.counts("calls"))
+    return held is not None and bool(held.metrics.totals.counts("calls"))
 
 
 def _close(held: Runtime) -> None:
@@ -129,8 +131,7 @@ def _close(held: Runtime) -> None:
         safely("guard.close", held.guard.close)
     if held.ledger is not None:
         safely("ledger.close", held.ledger.close)
-    if held.metrics is not None:
-        safely("metrics.shutdown", held.metrics.shutdown)
+    safely("metrics.shutdown", held.metrics.shutdown)
     if held.providers is not None:
         safely("telemetry.shutdown", held.providers.shutdown, held.settings.flush_timeout)
     context.configure(())
@@ -166,16 +167,13 @@ def price(model: str, usage: Usage, *, provider: str | None = None, tier: str | 
     return _pricer()(provider, model, usage, tier=tier, at=now if when is None else when)
 
 
-def _pricer() -> Any:
+def _pricer() -> Pricer:
     global _default_pricer
     if _runtime is not None:
         return _runtime.pricer
     if _default_pricer is None:
         _default_pricer = make_pricer(Settings())
     return _default_pricer
-
-
-_default_pricer: Any = None
 
 
 def report(ledger: str | Path | None = None, *, by: str | Sequence[str] = "model", since: Any = None) -> Report:

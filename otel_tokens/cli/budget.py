@@ -13,6 +13,7 @@ import click
 
 from otel_tokens.cli.budgets.place import Place, opened, place_options
 from otel_tokens.cli.budgets.rows import Line, as_json, details, lines, table
+from otel_tokens.cli.options import without_password
 
 if TYPE_CHECKING:
     from otel_tokens.guard.store.base import Change
@@ -71,7 +72,7 @@ def list_(as_text: bool, **options: Any) -> None:
     elif found:
         _draw(found)
     else:
-        click.echo(f"no budget is declared, and none has been used ({_short(place.address)})")
+        click.echo(f"no budget is declared, and none has been used ({without_password(place.address)})")
 
 
 @command.command()
@@ -253,9 +254,3 @@ def _draw(found: list[Line]) -> None:
     from rich.console import Console
 
     Console(highlight=False).print(table(found))
-
-
-def _short(address: str) -> str:
-    """Without a password."""
-    head, at, tail = address.rpartition("@")
-    return f"{head.partition('://')[0]}://***@{tail}" if at else address

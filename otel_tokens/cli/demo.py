@@ -176,8 +176,8 @@ def _metrics_url() -> str | None:
     from otel_tokens.instrument import runtime
 
     held = runtime()
-    reader = getattr(held.providers, "prometheus", None) if held is not None else None
-    server = getattr(reader, "server", None)
+    reader = held.providers.prometheus if held is not None and held.providers is not None else None
+    server = reader.server if reader is not None else None
     return None if server is None else f"http://{server.host}:{server.port}/metrics"
 
 

@@ -15,6 +15,7 @@ from otel_tokens.cli.checks import config as configuration
 from otel_tokens.cli.checks.finding import Finding
 from otel_tokens.cli.group import own_version
 from otel_tokens.cli.options import config_of, config_option
+from otel_tokens.reports.text import counted
 from otel_tokens.settings import Settings, load_settings
 
 WRONG = 1
@@ -119,4 +120,4 @@ def _object(settings: Settings, findings: Sequence[Finding], *, healthy: bool) -
 
 
 def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}" if number else f"no {word}s"
+    return counted(number, word) if number else f"no {word}s"

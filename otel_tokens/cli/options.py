@@ -1,4 +1,4 @@
-"""Options and values that several commands share: where the ledger is, and what a moment in time looks like."""
+"""What several commands share: options, where ledger and budgets are, how times and URLs are read and shown."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from otel_tokens.reports.times import moment
 from otel_tokens.settings import Settings, default_ledger, load_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+SQLITE = "sqlite:///"
+"""How the URL of a store that is a file begins."""
+PATIENCE = 2.0
+"""Seconds that a command waits for the store of the budgets: a person waits longer than a call."""
 
 
 def read_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -65,3 +70,12 @@ def ledger_path(ledger: str | None, config: str | None = None) -> str:
         return found or default_ledger()
     except ValueError as error:
         raise ConfigError(str(error), where="ledger") from None
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: "***" for user and password."""
+    head, at, tail = url.rpartition("@")
+    scheme, slashes, _ = head.partition("://")
+    if not at:
+        return url
+    return f"{scheme}://***@{tail}" if slashes else f"***@{tail}"

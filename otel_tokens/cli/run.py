@@ -19,14 +19,12 @@ from otel_tokens.cli.group import MISTAKE, fail
 from otel_tokens.cli.launch import process, session
 from otel_tokens.cli.launch.figures import read
 from otel_tokens.cli.launch.live import LiveLine
-from otel_tokens.cli.options import config_option, settings_of
+from otel_tokens.cli.options import PATIENCE, SQLITE, config_option, settings_of
 from otel_tokens.errors import ConfigError, OtelTokensError
 from otel_tokens.safely import strict
 from otel_tokens.settings import Settings, default_ledger
 from otel_tokens.settings.schema import ENV_PREFIX
 
-_SQLITE = "sqlite:///"
-_PATIENCE = 2.0  # seconds for the store of the budgets to answer
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
 
 NOTHING = """\
@@ -157,7 +155,7 @@ def _used_budgets(settings: Settings, ledger: str, began: float) -> list[str]:
     from otel_tokens.cli.budgets.rows import lines, sentence
     from otel_tokens.guard.store.open import open_store
 
-    store = open_store(store_url(replace(settings, ledger=ledger)), timeout=_PATIENCE)
+    store = open_store(store_url(replace(settings, ledger=ledger)), timeout=PATIENCE)
     try:
         rows = [(line, line.status) for line in lines(store, ()) if line.status is not None]
     finally:
@@ -252,8 +250,8 @@ def _environment(options: Options, settings: Settings, this: session.Session, le
     # Absolute, and read once: a program that changes its directory must not come across other settings.
     env[ENV_PREFIX + "CONFIG"] = str(Path(settings.config).absolute()) if settings.config else "off"
     env[ENV_PREFIX + "LEDGER"] = ledger
-    if settings.store and settings.store.startswith(_SQLITE):
-        env[ENV_PREFIX + "STORE"] = _SQLITE + str(Path(settings.store.removeprefix(_SQLITE)).absolute())
+    if settings.store and settings.store.startswith(SQLITE):
+        env[ENV_PREFIX + "STORE"] = SQLITE + str(Path(settings.store.removeprefix(SQLITE)).absolute())
     if options.prometheus is not None or options.port is not None:  # who names a port wants it served
         env[ENV_PREFIX + "PROMETHEUS"] = "false" if options.prometheus is False else "true"
     if options.port is not None:

@@ -33,7 +33,7 @@ class Actions:
     def __init__(self, emit: Emit, options: GuardOptions) -> None:
         self._emit = emit
         self._hooks = options.hooks
-        self._worker = Later()
+        self._worker = Scheduler()
 
     def tell(self, event: Event) -> None:
         """Hand an event to telemetry, here: it may concern the current span."""
@@ -87,7 +87,7 @@ class Actions:
         self._worker.after_fork()
 
 
-class Later:
+class Scheduler:
     """A daemon thread that runs jobs when they are due, at most `CAPACITY` of them waiting."""
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from otel_tokens.guard.ladder import Rung
 from otel_tokens.guard.threshold import Threshold
 from otel_tokens.guard.window import Window
 from otel_tokens.guard.wrong import Wrong, check, one_of
+from otel_tokens.settings.entry import dotted
 
 Amount = int | float | str | Decimal
 Enforce = Literal["hard", "soft", "observe"]
@@ -101,11 +102,6 @@ def budgets_from(value: object, fail: Fail | None = None) -> list[Budget]:
     except Wrong as error:
         raise (fail or _fail)(error.message, *error.steps) from None
     return [Budget(**row) for row in rows]
-
-
-def dotted(steps: Sequence[str | int]) -> str:
-    """("on", "saturday", 0) as people write it: on.saturday[0]."""
-    return "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps).lstrip(".")
 
 
 def _fail(message: str, *steps: str | int) -> ConfigError:

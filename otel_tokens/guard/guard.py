@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from otel_tokens.errors import BudgetExceededError, ConfigError
+from otel_tokens.forks import at_fork
 from otel_tokens.guard import asking, counting, leasing, manage, units
-from otel_tokens.guard.actions import Actions, Later
+from otel_tokens.guard.actions import Actions, Scheduler
 from otel_tokens.guard.budget import Budget
 from otel_tokens.guard.drive import arun, run
 from otel_tokens.guard.events import Decisions, Emit, Event
 from otel_tokens.guard.forecast import Forecast, clock_forecast, forecast
-from otel_tokens.guard.forks import at_fork
 from otel_tokens.guard.gas import Critical, Gas
 from otel_tokens.guard.index import Index
 from otel_tokens.guard.keeper import Keeper
@@ -31,7 +31,7 @@ from otel_tokens.guard.manage import Status
 from otel_tokens.guard.meter import Meter
 from otel_tokens.guard.options import Estimate, GuardOptions, Price
 from otel_tokens.guard.presets import detect
-from otel_tokens.guard.room import Room
+from otel_tokens.guard.state import GuardState
 from otel_tokens.guard.store.base import Change, Store
 from otel_tokens.guard.threshold import thresholds
 from otel_tokens.guard.watching import look
@@ -64,7 +64,7 @@ class Guard:
         self.budgets = tuple(budgets)
         self.store = store
         learned = Learned()
-        self._room = Room(
+        self._state = GuardState(
             index=Index(_lines(self.budgets, options)),
             store=store,
             options=options,
@@ -73,7 +73,7 @@ class Guard:
             actions=Actions(emit, options),
             decisions=Decisions(),
             keeper=Keeper(store, options.lease_seconds, options.queue),
-            asker=Later(),
+            background=Scheduler(),
             ttl_ms=int(options.lease_seconds * 1000),
         )
         at_fork(self)
@@ -84,7 +84,7 @@ class Guard:
 
         May wait where a budget says so (slow down, wait, pause), always bounded.
         """
-        return asking.admit(self._room, call, sizes)
+        return asking.admit(self._state, call, sizes)
 
     def reserve(
         self, provider: str, model: str, *, input_tokens: int, max_output: int | None = None, operation: str = "chat"
@@ -95,35 +95,35 @@ class Guard:
         """
         if input_tokens < 0 or (max_output or 0) < 0:
             raise ValueError("a call uses tokens, not less than 0")
-        tags = self._room.options.tags()
+        tags = self._state.options.tags()
         call = Call(uuid.uuid4().hex, provider, f"{provider}.{operation}", operation, model, time.time(), tags=tags)
         return self.admit(call, CallSizes(input_tokens, input_tokens, max_output))
 
     async def aadmit(self, call: Call, sizes: CallSizes) -> ActiveLease | None:
         """`admit` that never blocks the event loop."""
-        return await asking.aadmit(self._room, call, sizes)
+        return await asking.aadmit(self._state, call, sizes)
 
     def look(self, lease: Lease, output_tokens: int) -> BudgetExceededError | None:
         """The error to end a stream with that has produced about `output_tokens`; one comparison if all is well."""
         at = lease.look_at
         if at is None or output_tokens < at or not isinstance(lease, ActiveLease):
             return None
-        return look(self._room, lease, output_tokens)
+        return look(self._state, lease, output_tokens)
 
     def settle(self, lease: Lease | None, record: Record | Usage) -> None:
         """Replace the reservation by what the call did cost. Idempotent; never waits for a network."""
         if not isinstance(lease, ActiveLease):
             return
-        leasing.close(self._room, lease, self._record(lease, record) if isinstance(record, Usage) else record)
+        leasing.close(self._state, lease, self._record(lease, record) if isinstance(record, Usage) else record)
 
     def release(self, lease: Lease | None) -> None:
         """Give the reservation back: nothing was billed. Idempotent."""
         if isinstance(lease, ActiveLease):
-            leasing.release(self._room, lease)
+            leasing.release(self._state, lease)
 
     def _record(self, lease: ActiveLease, usage: Usage) -> Record:
         call = lease.call
-        cost = self._room.meter.cost(call, lease.sent_model, usage)
+        cost = self._state.meter.cost(call, lease.sent_model, usage)
         return Record(call, usage, cost, "ok", max(0.0, time.time() - call.started))
 
     # ---- sections and operations --------------------------------------------------------------------------------
@@ -140,11 +140,11 @@ class Guard:
 
         A dangerous one counts as "dangerous" as well. Raises BudgetExceededError, and then nothing was counted.
         """
-        run(counting.count(self._room, operation, amount, dangerous=dangerous), self.store)
+        run(counting.count(self._state, operation, amount, dangerous=dangerous), self.store)
 
     async def acount(self, operation: str, amount: int = 1, *, dangerous: bool = False) -> None:
         """`count` that never blocks the event loop."""
-        await arun(counting.count(self._room, operation, amount, dangerous=dangerous), self.store)
+        await arun(counting.count(self._state, operation, amount, dangerous=dangerous), self.store)
 
     @staticmethod
     def task_type(description: str) -> str | None:
@@ -160,7 +160,7 @@ class Guard:
         rows = manage.status(self.store, budget, scope, limit)
         known = {(row.name, row.unit) for row in rows}
         now = self.store.now()
-        for line in self._room.index.lines:
+        for line in self._state.index.lines:
             unused = (line.name, line.unit) not in known and not line.scope_keys
             if unused and budget in {None, line.name} and scope in {None, ""} and len(rows) < limit:
                 rows.append(_unused(line, now))
@@ -174,13 +174,13 @@ class Guard:
         now = time.time()
         wanted = {(row.name, row.unit, row.scope) for row in rows}
         samples: dict[tuple[str, str, str], list[tuple[float, int, int]]] = {}
-        for at, slots, bookings in list(self._room.burn):
+        for at, slots, bookings in list(self._state.burn):
             for slot, booking in zip(slots, bookings, strict=True):
                 whose = (slot.budget, slot.unit, slot.scope)
                 if whose in wanted:
                     samples.setdefault(whose, []).append((at, booking[0], booking[1]))
         made: list[Forecast] = []
-        walls = {(line.name, line.unit) for line in self._room.index.lines if line.wall}
+        walls = {(line.name, line.unit) for line in self._state.index.lines if line.wall}
         for row in rows:
             if (row.name, row.unit) in walls:
                 made.append(clock_forecast(row))
@@ -196,11 +196,11 @@ class Guard:
 
     def decisions(self) -> Sequence[tuple[str, str, str, str, str, int]]:
         """(budget, decision, provider, model, reason, count) since the process began; reason is "" or "store"."""
-        return self._room.decisions.totals()
+        return self._state.decisions.totals()
 
     def accuracy(self) -> list[Accuracy]:
         """How far the estimates of each model's calls were from what they used."""
-        return self._room.learned.accuracy()
+        return self._state.learned.accuracy()
 
     def state(self, **tags: str) -> dict[str, Any]:
         """The state of a task (`state(task="42")`) or of anything else that budgets are split by, ready for JSON."""
@@ -228,13 +228,13 @@ class Guard:
     # ---- the end ------------------------------------------------------------------------------------------------
     def flush(self, timeout: float = 2.0) -> bool:
         """Settle and do what is waiting, at most `timeout` seconds each; says whether nothing is left."""
-        settled = self._room.keeper.flush(timeout)
-        return self._room.actions.flush(timeout) and settled
+        settled = self._state.keeper.flush(timeout)
+        return self._state.actions.flush(timeout) and settled
 
     def close(self, timeout: float = 2.0) -> None:
         """Settle what can be settled in time and let go of the store."""
-        self._room.keeper.close(timeout)
-        self._room.actions.flush(min(timeout, 1.0))
+        self._state.keeper.close(timeout)
+        self._state.actions.flush(min(timeout, 1.0))
         self.store.close()
 
     def before_fork(self) -> None:
@@ -244,8 +244,8 @@ class Guard:
     def after_fork(self, *, child: bool) -> None:
         """A child has no threads, and the calls in flight are its parent's."""
         if child:
-            room = self._room
-            for part in (room.keeper, room.actions, room.asker, room.decisions):
+            state = self._state
+            for part in (state.keeper, state.actions, state.background, state.decisions):
                 part.after_fork()
 
 

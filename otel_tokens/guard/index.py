@@ -7,8 +7,8 @@ from operator import itemgetter
 
 from otel_tokens.guard.ceiling import NO_LINES, Kind, Lines
 from otel_tokens.guard.declare import CALL_KEYS, Condition
-from otel_tokens.guard.line import NEVER, Line, scope_name, slot_key
-from otel_tokens.guard.store.base import Slot
+from otel_tokens.guard.line import Line, scope_name, slot_key
+from otel_tokens.guard.store.base import NEVER, Slot
 from otel_tokens.guard.units import INPUT_TOKENS, OUTPUT_TOKENS, SECONDS, TOKENS, USD
 from otel_tokens.values import Call
 

@@ -22,7 +22,6 @@ class ActiveLease:
     model: str | None = None
     max_output: int | None = None
     timeout: float | None = None
-    expected_tokens: int = 0
     output: int = 0
     look_at: int | None = None
     deadline: float | None = None

@@ -11,8 +11,8 @@ from otel_tokens.guard import units
 from otel_tokens.guard.events import Event
 from otel_tokens.guard.index import Plan
 from otel_tokens.guard.lease import ActiveLease
-from otel_tokens.guard.refusal import Spot
-from otel_tokens.guard.room import Room
+from otel_tokens.guard.refusal import AccountState
+from otel_tokens.guard.state import GuardState
 from otel_tokens.guard.store.base import Admission, Booking, StoreError
 from otel_tokens.values import Call, Record
 
@@ -20,12 +20,12 @@ SHORTENED = frozenset({units.USD, units.TOKENS, units.OUTPUT_TOKENS})
 """What a shorter answer needs less of."""
 
 
-def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
+def granted(state: GuardState, lease: ActiveLease, answer: Admission) -> ActiveLease:
     """Complete a lease with what the store answered."""
     plan = lease.plan
-    lease.expires = (answer.now + room.ttl_ms) / 1000
+    lease.expires = (answer.now + state.ttl_ms) / 1000
     lease.balances = answer.balances
-    if lease.max_output is None and lease.sizes.output_bound is None and needs_bound(room, lease):
+    if lease.max_output is None and lease.sizes.output_bound is None and needs_bound(state, lease):
         # What was reserved is a guess: the request is held to it, or a long answer would pass the cap.
         lease.max_output = lease.values["output_tokens"] // max(1, lease.sizes.choices)
     if plan.watched is not None or lease.gas is not None:
@@ -38,21 +38,21 @@ def granted(room: Room, lease: ActiveLease, answer: Admission) -> ActiveLease:
             if line.hard and line.unit == units.SECONDS:
                 lease.limit_time(line.now(answer.now)[2] / 1000, line)
     if plan.graceful:
-        tell_overdraft(room, lease, answer)
+        tell_overdraft(state, lease, answer)
     if plan.slots:
-        warned = room.warned(plan, answer.balances) if room.running_low else None
+        warned = state.warned(plan, answer.balances) if state.running_low else None
         if warned:
             lease.decision = "warn"
-            room.decisions.warned(plan.tally, warned)
+            state.decisions.warned(plan.tally, warned)
         else:
-            room.decisions.allowed(plan.tally)
-        room.keeper.hold(lease)
+            state.decisions.allowed(plan.tally)
+        state.keeper.hold(lease)
     return lease
 
 
-def needs_bound(room: Room, lease: ActiveLease) -> bool:
+def needs_bound(state: GuardState, lease: ActiveLease) -> bool:
     """Whether an answer of unknown length stands under a hard cap: streams are cut, whole answers cannot be."""
-    call, options = lease.call, room.options
+    call, options = lease.call, state.options
     if call.stream or call.operation == "embeddings":
         return False
     if lease.plan.watched is None or not options.clamp_unbounded:
@@ -60,15 +60,15 @@ def needs_bound(room: Room, lease: ActiveLease) -> bool:
     return options.max_output is None or options.max_output(call.provider, lease.model or call.model) is None
 
 
-def tell_overdraft(room: Room, lease: ActiveLease, answer: Admission) -> None:
+def tell_overdraft(state: GuardState, lease: ActiveLease, answer: Admission) -> None:
     """Say when a call goes beyond a limit under grace."""
     plan = lease.plan
     for line, slot, balance in zip(plan.lines, plan.slots, answer.balances, strict=True):
         if line.hard and slot.grace and balance[0] + balance[1] > balance[2]:
-            room.tell("overdraft", line, slot, balance, call=lease.call, now=answer.now)
+            state.tell("overdraft", line, slot, balance, call=lease.call, now=answer.now)
 
 
-def tell_clamp(room: Room, lease: ActiveLease, answer: Admission) -> None:
+def tell_clamp(state: GuardState, lease: ActiveLease, answer: Admission) -> None:
     """Say that the answer was made shorter, by the budget with the least left."""
     plan = lease.plan
     rows = [
@@ -79,40 +79,40 @@ def tell_clamp(room: Room, lease: ActiveLease, answer: Admission) -> None:
     if rows:
         _, line, slot, balance = min(rows, key=lambda row: row[0])
         detail = f"at most {lease.max_output} output tokens"
-        room.tell("clamp", line, slot, balance, call=lease.call, now=answer.now, detail=detail)
+        state.tell("clamp", line, slot, balance, call=lease.call, now=answer.now, detail=detail)
 
 
-def without_store(room: Room, lease: ActiveLease, error: StoreError) -> ActiveLease:
+def without_store(state: GuardState, lease: ActiveLease, error: StoreError) -> ActiveLease:
     """A lease without a reservation: what the call costs is still charged once the store answers again."""
-    refusal = room.without_store(error, lease.call)
+    refusal = state.without_store(error, lease.call)
     if refusal is not None:
         if lease.gas is not None:
             lease.gas.settle(lease.gas_tokens, 0)
-        room.keeper.settle(lease.key, (), ())  # it may have been granted all the same
+        state.keeper.settle(lease.key, (), ())  # it may have been granted all the same
         raise refusal from error
     if lease.sent_model != lease.call.model:
         lease.model = lease.sent_model
     return lease
 
 
-def unpriced(room: Room, plan: Plan, call: Call) -> BudgetExceededError:
+def unpriced(state: GuardState, plan: Plan, call: Call) -> BudgetExceededError:
     """The refusal of a model without a price under a money budget."""
-    now = room.store.now()
+    now = state.store.now()
     line = next(line for line in (*plan.lines, *plan.caps) if line.hard and line.unit == units.USD)
     slot = next((s for ln, s in zip(plan.lines, plan.slots, strict=True) if ln is line), None) or line.slot("", "", now)
     why = f"no price is known for model {call.model!r} of {call.provider}, so its cost cannot be bounded; "
-    room.tell("unpriced", line, slot, (0, 0, slot.limit), call=call, now=now, detail=why.rstrip("; "))
-    return room.refuse(Spot(line, slot, (0, 0, slot.limit)), 0, call=call, now=now, why=why)
+    state.tell("unpriced", line, slot, (0, 0, slot.limit), call=call, now=now, detail=why.rstrip("; "))
+    return state.refuse(AccountState(line, slot, (0, 0, slot.limit)), 0, call=call, now=now, why=why)
 
 
-def close(room: Room, lease: ActiveLease, record: Record) -> None:
+def close(state: GuardState, lease: ActiveLease, record: Record) -> None:
     """Charge a call. Only the first end of a lease counts. Never waits for a network."""
     if lease.done:
         return
     lease.done = True
-    plan, key, store = lease.plan, lease.key, room.store
-    room.keeper.drop(key)
-    values = room.meter.actual(plan, lease.sent_model, record, lease.values)
+    plan, key, store = lease.plan, lease.key, state.store
+    state.keeper.drop(key)
+    values = state.meter.actual(plan, lease.sent_model, record, lease.values)
     if lease.gas is not None:
         lease.gas.settle(lease.gas_tokens, values["tokens"])
     amounts = plan.take_actual(values)
@@ -122,48 +122,48 @@ def close(room: Room, lease: ActiveLease, record: Record) -> None:
         try:
             bookings = store.settle_at_once(key, plan.slots, amounts)
         except StoreError:
-            room.keeper.settle(key, plan.slots, amounts, functools.partial(booked, room, lease))
+            state.keeper.settle(key, plan.slots, amounts, functools.partial(booked, state, lease))
         else:
-            booked(room, lease, bookings)
+            booked(state, lease, bookings)
     else:
-        room.keeper.settle(key, plan.slots, amounts, functools.partial(booked, room, lease))
+        state.keeper.settle(key, plan.slots, amounts, functools.partial(booked, state, lease))
     if record.usage.origin != "provider":
         return
-    wrong = room.learned.learn(record, lease.sent_model, lease.sizes.input_tokens_estimate)
+    wrong = state.learned.learn(record, lease.sent_model, lease.sizes.input_tokens_estimate)
     if wrong is not None:
         call = lease.call
         detail = f"{wrong:+.0%} tokens against the estimate"
-        room.actions.tell(
+        state.actions.tell(
             Event(
                 "estimate", provider=call.provider, model=lease.sent_model, ratio=wrong, detail=detail, at=time.time()
             )
         )
 
 
-def booked(room: Room, lease: ActiveLease, bookings: Sequence[Booking]) -> None:
+def booked(state: GuardState, lease: ActiveLease, bookings: Sequence[Booking]) -> None:
     """What follows from the balances after a settlement; for a store on the network on the guard's own thread."""
     plan = lease.plan
     if not bookings:
         return
     now = time.time()
-    room.burn.append((now, plan.slots, bookings))
+    state.burn.append((now, plan.slots, bookings))
     for (_, after, _, limit), share in zip(bookings, plan.first_shares, strict=True):
         if after * 1000 >= limit * share:
-            room.running_low = True
-            room.crossed(plan.lines, plan.slots, bookings, call=lease.call, now=int(now * 1000))
+            state.running_low = True
+            state.crossed(plan.lines, plan.slots, bookings, call=lease.call, now=int(now * 1000))
             break
     if plan.steered:
         balances = [(after, reserved, limit) for _, after, reserved, limit in bookings]
-        room.note(plan.slots, plan.lines, balances, int(now * 1000))
+        state.note(plan.slots, plan.lines, balances, int(now * 1000))
 
 
-def release(room: Room, lease: ActiveLease) -> None:
+def release(state: GuardState, lease: ActiveLease) -> None:
     """Nothing was billed: everything goes back."""
     if lease.done:
         return
     lease.done = True
-    room.keeper.drop(lease.key)
+    state.keeper.drop(lease.key)
     if lease.gas is not None:
         lease.gas.settle(lease.gas_tokens, 0)
     if lease.plan.slots:
-        room.give_back(lease.key)
+        state.give_back(lease.key)

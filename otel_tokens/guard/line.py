@@ -8,11 +8,10 @@ from typing import Literal
 from otel_tokens.guard import units
 from otel_tokens.guard.budget import Budget
 from otel_tokens.guard.declare import Limit
-from otel_tokens.guard.store.base import Slot
+from otel_tokens.guard.store.base import NEVER, Slot
 from otel_tokens.guard.threshold import STEERING, Action, Threshold
 
 DOWNGRADE_AT = 700  # permille
-NEVER = 1 << 62
 Measure = str
 """What a line takes of a call's amounts: a unit, with "~" in front for the expected instead of the upper one."""
 

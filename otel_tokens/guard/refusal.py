@@ -12,50 +12,55 @@ from otel_tokens.guard.store.base import Balance, Slot
 from otel_tokens.guard.window import zone_of
 
 
-class Spot(NamedTuple):
-    """Where a budget stands: one line in one scope, with what is used and reserved of it."""
+class AccountState(NamedTuple):
+    """One line in one scope, with what is used and reserved of it."""
 
     line: Line
     slot: Slot
     balance: Balance
 
 
-def refused(spot: Spot, requested: int, *, now: int, retry_at: int = 0, why: str = "") -> BudgetExceededError:
+def refused(
+    account: AccountState, requested: int, *, now: int, retry_at: int = 0, why: str = ""
+) -> BudgetExceededError:
     """The refusal of a call (or operation) by one line; amounts in smallest units, times in unix ms.
 
     `retry_at` is when a rolling window frees its next part.
     """
-    line, slot, balance = spot
-    used, reserved, limit = balance
-    head = f"budget {line.name!r}" + (f" ({slot.scope})" if slot.scope else "")
-    what = f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
-    if not line.wall:
-        what += f", {units.show(line.unit, reserved)} reserved"
+    line = account.line
+    what = _used(line, account.balance, reserved=not line.wall)
     asked = asks(line, requested)
-    parts = [f"{head}: {why}{what}" + (f", {asked}" if asked else "")]
+    parts = [f"{_budget(account)}: {why}{what}" + (f", {asked}" if asked else "")]
     reset = line.resets_at(now)
     if reset is not None:
         parts.append(f"resets at {_moment(reset, line)}")
     elif retry_at > now:
         reset = retry_at / 1000
         parts.append(f"some of it is free again at {_moment(reset, line)}")
-    return error("; ".join(parts), line, slot, balance, requested=requested, resets_at=reset)
+    return _error("; ".join(parts), account, requested=requested, resets_at=reset)
 
 
-def cut(line: Line, slot: Slot, balance: Balance, tokens: int, *, now: int, why: str = "") -> BudgetExceededError:
-    """The error of a stream that had to end after `tokens` output tokens."""
-    head = f"budget {line.name!r}" + (f" ({slot.scope})" if slot.scope else "")
-    used, reserved, limit = balance
-    what = f"{units.show(line.unit, used)} of {units.show(line.unit, limit)} {units.name(line.unit)} used"
-    what = why or f"{what}, {units.show(line.unit, reserved)} reserved"
-    message = f"{head}: stream cut after about {tokens:,} output tokens; {what}"
-    return error(message, line, slot, balance, requested=0, resets_at=line.resets_at(now))
+def cut(account: AccountState, tokens: int, *, now: int, why: str = "") -> BudgetExceededError:
+    """The error of a stream that had to end after `tokens` output tokens; `now` in unix ms."""
+    line = account.line
+    what = why or _used(line, account.balance, reserved=True)
+    message = f"{_budget(account)}: stream cut after about {tokens:,} output tokens; {what}"
+    return _error(message, account, requested=0, resets_at=line.resets_at(now))
 
 
-def error(
-    message: str, line: Line, slot: Slot, balance: Balance, *, requested: int, resets_at: float | None
-) -> BudgetExceededError:
+def _budget(account: AccountState) -> str:
+    scope = account.slot.scope
+    return f"budget {account.line.name!r}" + (f" ({scope})" if scope else "")
+
+
+def _used(line: Line, balance: Balance, *, reserved: bool) -> str:
+    used, held, limit = (units.show(line.unit, amount) for amount in balance)
+    return f"{used} of {limit} {units.name(line.unit)} used" + (f", {held} reserved" if reserved else "")
+
+
+def _error(message: str, account: AccountState, *, requested: int, resets_at: float | None) -> BudgetExceededError:
     """`BudgetExceededError` with its facts in whole units."""
+    line, slot, balance = account
     used, reserved, limit = (units.from_smallest(line.unit, amount) for amount in balance)
     return BudgetExceededError(
         message,

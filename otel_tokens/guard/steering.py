@@ -9,8 +9,8 @@ from otel_tokens.guard.drive import SLEEP, Story
 from otel_tokens.guard.index import Plan
 from otel_tokens.guard.ladder import step_down
 from otel_tokens.guard.line import Line
-from otel_tokens.guard.refusal import Spot
-from otel_tokens.guard.room import Room
+from otel_tokens.guard.refusal import AccountState
+from otel_tokens.guard.state import GuardState
 from otel_tokens.guard.store.base import Balance, Slot, StoreError
 from otel_tokens.safely import logger
 from otel_tokens.values import Call
@@ -28,8 +28,8 @@ _told: set[tuple[str, str]] = set()
 class Steering:
     """The steering of one call, by the shares used of the budgets that the call *as written* falls under."""
 
-    def __init__(self, room: Room, call: Call) -> None:
-        self._room = room
+    def __init__(self, state: GuardState, call: Call) -> None:
+        self._state = state
         self._call = call
         self._rows: list[tuple[Line, Slot]] = []
         self._steps = 0
@@ -51,23 +51,23 @@ class Steering:
             except StoreError:
                 pass  # the admission will find out, and say so
             else:
-                self._room.note(slots, [line for line, _ in old], balances, now)
+                self._state.note(slots, [line for line, _ in old], balances, now)
         self._steps = self._wanted()
         return self._stepped()
 
     def _needs_reading(self, line: Line, slot: Slot, now: int) -> bool:
-        if self._room.store.direct:
+        if self._state.store.direct:
             return True
-        seen = self._room.seen.get(slot.key)
+        seen = self._state.seen.get(slot.key)
         if seen is None or now - seen[3] < _FRESH_MS:
             return False  # never seen: the answer to the admission will tell
-        share = self._room.share(slot)
+        share = self._state.share(slot)
         return share >= min((*line.downgrade_at, *(at for at, _ in line.slow), line.pause_at))
 
     def _wanted(self) -> int:
         steps = 0
         for line, slot in self._rows:
-            share = self._room.share(slot)
+            share = self._state.share(slot)
             passed = sum(share >= at for at in line.downgrade_at)
             if passed > steps:
                 steps, self._cause = passed, (line, slot)
@@ -77,9 +77,9 @@ class Steering:
         steps = self._steps + self._forced
         if not steps or self._cause is None:
             return self._call.model
-        call, room = self._call, self._room
+        call, state = self._call, self._state
         rungs = self._cause[0].ladder
-        target = step_down(rungs, call.model, steps, lambda model: room.meter.known(call, model))
+        target = step_down(rungs, call.model, steps, lambda model: state.meter.known(call, model))
         if target is None and any(rung.holds(call.model) for rung in rungs[:-1]):
             self._complain(self._cause[0])
         return target or call.model
@@ -105,18 +105,18 @@ class Steering:
         return True
 
     def _slot_of(self, line: Line) -> Slot:
-        return next((slot for own, slot in self._rows if own is line), line.slot("", "", self._room.store.now()))
+        return next((slot for own, slot in self._rows if own is line), line.slot("", "", self._state.store.now()))
 
     def off_course(self) -> bool:
         """Whether the balances now known ask for another model, or a pause, than was assumed."""
         return bool(self._rows) and (self._wanted() != self._steps or self.pausing() is not None)
 
-    def pausing(self) -> tuple[Line, Slot, Balance] | None:
-        """The line at whose threshold this call has to pause, or None."""
+    def pausing(self) -> AccountState | None:
+        """The account at whose threshold this call has to pause, or None."""
         for line, slot in self._rows:
-            if self._room.share(slot) >= line.pause_at and (line.hard or not self._paused_out):
-                _, used, limit, _ = self._room.seen[slot.key]
-                return line, slot, (used, 0, limit)
+            if self._state.share(slot) >= line.pause_at and (line.hard or not self._paused_out):
+                _, used, limit, _ = self._state.seen[slot.key]
+                return AccountState(line, slot, (used, 0, limit))
         return None
 
     def give_up_pausing(self) -> None:
@@ -128,12 +128,12 @@ class Steering:
         if self._slowed:
             return
         self._slowed = True
-        rows = [(s, line, slot) for line, slot in self._rows for at, s in line.slow if self._room.share(slot) >= at]
+        rows = [(s, line, slot) for line, slot in self._rows for at, s in line.slow if self._state.share(slot) >= at]
         if not rows:
             return
         seconds, line, slot = max(rows, key=lambda row: row[0])
-        _, used, limit, now = self._room.seen[slot.key]
-        self._room.tell("slow", line, slot, (used, 0, limit), call=self._call, now=now, detail=f"{seconds:g} s")
+        _, used, limit, now = self._state.seen[slot.key]
+        self._state.tell("slow", line, slot, (used, 0, limit), call=self._call, now=now, detail=f"{seconds:g} s")
         yield (SLEEP, seconds)
 
     def tell_downgrade(self, model: str, now: int) -> None:
@@ -141,8 +141,8 @@ class Steering:
         if self._cause is None:
             return
         line, slot = self._cause
-        entry = self._room.seen.get(slot.key, (0, 0, slot.limit, now))
-        self._room.tell(
+        entry = self._state.seen.get(slot.key, (0, 0, slot.limit, now))
+        self._state.tell(
             "downgrade", line, slot, (entry[1], 0, entry[2]), call=self._call, now=now, detail=f"sent to {model}"
         )
 
@@ -150,13 +150,13 @@ class Steering:
 class Waiting:
     """The waits of one call; they share one deadline, set when the first begins."""
 
-    def __init__(self, room: Room, call: Call, steering: Steering) -> None:
-        self._room = room
+    def __init__(self, state: GuardState, call: Call, steering: Steering) -> None:
+        self._state = state
         self._call = call
         self._steering = steering
         self._deadline: float | None = None
         self._started = 0.0
-        self._paused: tuple[Line, Slot, Balance] | None = None
+        self._paused: AccountState | None = None
         self._marked = ("", 0.0)
         self.why = ""
 
@@ -165,21 +165,21 @@ class Waiting:
         """Whether the call has waited at all."""
         return self._deadline is not None
 
-    def before(self, cause: tuple[Line, Slot, Balance] | None) -> Story[bool]:
+    def before(self, account: AccountState | None) -> Story[bool]:
         """Pause at a threshold below 100 %. True when the call may go on; raises when the pause ran out."""
-        if cause is None:
+        if account is None:
             return True
-        line, slot, balance = cause
-        now = self._room.store.now()
-        if (yield from self.more(line, slot, balance, 0, now)):
+        now = self._state.store.now()
+        if (yield from self.more(account, 0, now)):
             return False
-        if not line.hard:
+        if not account.line.hard:
             self._steering.give_up_pausing()
             return True
-        raise self._room.refuse(Spot(line, slot, balance), 0, call=self._call, now=now, why=self.why)
+        raise self._state.refuse(account, 0, call=self._call, now=now, why=self.why)
 
-    def more(self, line: Line, slot: Slot, balance: Balance, retry_at: int, now: int) -> Story[bool]:
-        """Wait a little for `line`; False if it does not wait, or has waited long enough."""
+    def more(self, account: AccountState, retry_at: int, now: int) -> Story[bool]:
+        """Wait a little for a budget; False if it does not wait, or has waited long enough. Times are unix ms."""
+        line, slot, _ = account
         pauses = line.pause_at <= 1000
         seconds = line.pause_seconds if pauses else line.wait_seconds
         if seconds <= 0:
@@ -188,14 +188,14 @@ class Waiting:
         if self._deadline is None:
             self._started, self._deadline = clock, clock + seconds
             if pauses:
-                self._pause(line, slot, balance, now, seconds)
+                self._pause(account, now, seconds)
         if clock >= self._deadline:
             review = yield from self._review_until(slot)
             if review <= now:
                 self.why = f"waited {clock - self._started:.0f} s in vain: "
                 return False
             self._deadline = clock + (review - now) / 1000
-        nap = min(self._room.store.poll_seconds, self._deadline - clock)
+        nap = min(self._state.store.poll_seconds, self._deadline - clock)
         if retry_at > now and not pauses:
             # Others may give back before the window does, so not the whole way in one go.
             nap = min(max(nap, min((retry_at - now) / 1000, _LONGEST)), self._deadline - clock)
@@ -213,15 +213,15 @@ class Waiting:
         with contextlib.suppress(StoreError):  # nobody elsewhere sees the pause, that is all
             yield ("mark_paused", slot, now + _MARK_MS)
 
-    def _pause(self, line: Line, slot: Slot, balance: Balance, now: int, seconds: float) -> None:
+    def _pause(self, account: AccountState, now: int, seconds: float) -> None:
         """Tell telemetry and the application that the call waits for a person."""
-        room = self._room
-        self._paused = (line, slot, balance)
-        event = room.tell(
-            "pause", line, slot, balance, call=self._call, now=now, detail=f"waiting up to {seconds:g} s for budget"
+        state = self._state
+        self._paused = account
+        event = state.tell(
+            "pause", *account, call=self._call, now=now, detail=f"waiting up to {seconds:g} s for budget"
         )
-        if room.options.on_pause is not None:
-            room.actions.call(room.options.on_pause, event)
+        if state.options.on_pause is not None:
+            state.actions.call(state.options.on_pause, event)
 
     def _review_until(self, slot: Slot) -> Story[int]:
         try:
@@ -233,6 +233,5 @@ class Waiting:
     def over(self, now: int) -> None:
         """Say that a paused call goes on."""
         if self._paused is not None:
-            line, slot, balance = self._paused
             waited = f"after {time.monotonic() - self._started:.1f} s"
-            self._room.tell("resume", line, slot, balance, call=self._call, now=now, detail=waited)
+            self._state.tell("resume", *self._paused, call=self._call, now=now, detail=waited)

@@ -9,30 +9,30 @@ from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard.drive import Story, run
 from otel_tokens.guard.lease import ActiveLease
 from otel_tokens.guard.line import Line
-from otel_tokens.guard.refusal import cut
-from otel_tokens.guard.room import Room
-from otel_tokens.guard.store.base import Admission, Slot, StoreError
+from otel_tokens.guard.refusal import AccountState, cut
+from otel_tokens.guard.state import GuardState
+from otel_tokens.guard.store.base import Admission, StoreError
 
 _LARGE_STEP = 256
 _SMALL_STEP = 32
 
 
-def look(room: Room, lease: ActiveLease, tokens: int) -> BudgetExceededError | None:
+def look(state: GuardState, lease: ActiveLease, tokens: int) -> BudgetExceededError | None:
     """Whether a stream that has produced about `tokens` output tokens must end now."""
     if lease.done:
         return None
     if isinstance(lease.pending, BudgetExceededError):
         return lease.pending
     if lease.deadline is not None and lease.timed_by is not None and time.monotonic() >= lease.deadline:
-        return _out_of_time(room, lease, lease.timed_by, tokens)
+        return _out_of_time(state, lease, lease.timed_by, tokens)
     if lease.output <= 0 or tokens <= lease.output:
         return None
-    if room.store.direct or not lease.plan.slots:
-        return run(more(room, lease, tokens), room.store)
-    return _ask_in_background(room, lease, tokens)
+    if state.store.direct or not lease.plan.slots:
+        return run(more(state, lease, tokens), state.store)
+    return _ask_in_background(state, lease, tokens)
 
 
-def _ask_in_background(room: Room, lease: ActiveLease, tokens: int) -> BudgetExceededError | None:
+def _ask_in_background(state: GuardState, lease: ActiveLease, tokens: int) -> BudgetExceededError | None:
     """The caller may be an event loop: ask on another thread, let the stream run on until the answer is there."""
     if lease.pending is None:
         lease.pending = "asking"
@@ -40,33 +40,33 @@ def _ask_in_background(room: Room, lease: ActiveLease, tokens: int) -> BudgetExc
         def ask() -> None:
             answer = None
             try:
-                answer = run(more(room, lease, tokens), room.store)
+                answer = run(more(state, lease, tokens), state.store)
             finally:
                 lease.pending = answer
 
-        room.asker.add(0.0, "guard stream", ask)
+        state.background.add(0.0, "guard stream", ask)
     return None
 
 
-def more(room: Room, lease: ActiveLease, tokens: int) -> Story[BudgetExceededError | None]:
+def more(state: GuardState, lease: ActiveLease, tokens: int) -> Story[BudgetExceededError | None]:
     """Reserve for a stream that outgrew its lease: a good part more, or a little, or the error to end it with."""
     for step in (max(_LARGE_STEP, tokens // 4), _SMALL_STEP):
         target = tokens + step
-        values = room.meter.grown(lease.plan, lease, target)
+        values = state.meter.grown(lease.plan, lease, target)
         extra = [max(0, values[m] - lease.values[m]) for m in lease.plan.measures]
         try:
             tokens_more = values["tokens"] - lease.values["tokens"]
             if lease.gas is not None:
                 lease.gas.reserve(tokens_more)
         except BudgetExceededError as error:
-            return _told(room, lease, error)
+            return _told(state, lease, error)
         if not lease.plan.slots:
             _grown(lease, values, extra, tokens_more, target)
             return None
         try:
-            answer: Admission = yield ("admit", lease.key, lease.plan.slots, extra, room.ttl_ms)
+            answer: Admission = yield ("admit", lease.key, lease.plan.slots, extra, state.ttl_ms)
         except StoreError as error:
-            refusal = room.without_store(error, lease.call)
+            refusal = state.without_store(error, lease.call)
             if refusal is not None:
                 return refusal
             answer = Admission(True, 0, ())
@@ -77,7 +77,8 @@ def more(room: Room, lease: ActiveLease, tokens: int) -> Story[BudgetExceededErr
             lease.gas.settle(tokens_more, 0)
     line, slot = lease.plan.lines[answer.refused], lease.plan.slots[answer.refused]
     why = "finished by hand" if answer.reason == "finished" else ""
-    return _cut(room, lease, (line, slot, answer.balances[answer.refused]), tokens, now=answer.now, why=why)
+    account = AccountState(line, slot, answer.balances[answer.refused])
+    return _cut(state, lease, account, tokens, now=answer.now, why=why)
 
 
 def _grown(lease: ActiveLease, values: dict[str, int], extra: Sequence[int], tokens_more: int, target: int) -> None:
@@ -90,32 +91,33 @@ def _grown(lease: ActiveLease, values: dict[str, int], extra: Sequence[int], tok
         lease.look_at = target
 
 
-def _out_of_time(room: Room, lease: ActiveLease, line: Line, tokens: int) -> BudgetExceededError:
+def _out_of_time(state: GuardState, lease: ActiveLease, line: Line, tokens: int) -> BudgetExceededError:
     """The error of a stream whose time is up: its own, or its task's."""
-    now = room.store.now()
+    now = state.store.now()
     plan = lease.plan
     slots = {id(own): slot for own, slot in zip(plan.lines, plan.slots, strict=True)}
     slot = slots.get(id(line)) or line.slot("", "", now)
-    return _cut(room, lease, (line, slot, (slot.limit, 0, slot.limit)), tokens, now=now, why="its time is up")
+    account = AccountState(line, slot, (slot.limit, 0, slot.limit))
+    return _cut(state, lease, account, tokens, now=now, why="its time is up")
 
 
 def _cut(
-    room: Room,
+    state: GuardState,
     lease: ActiveLease,
-    cause: tuple[Line, Slot, tuple[int, int, int]],
+    account: AccountState,
     tokens: int,
     *,
     now: int,
     why: str,
 ) -> BudgetExceededError:
-    line, slot, balance = cause
-    room.decisions.single(line.name, "deny", lease.call.provider, lease.call.model, "cut")
-    room.tell("cut", line, slot, balance, call=lease.call, now=now, detail=why or f"after {tokens} output tokens")
-    return _ended(lease, cut(line, slot, balance, tokens, now=now, why=why))
+    line, slot, balance = account
+    state.decisions.single(line.name, "deny", lease.call.provider, lease.call.model, "cut")
+    state.tell("cut", line, slot, balance, call=lease.call, now=now, detail=why or f"after {tokens} output tokens")
+    return _ended(lease, cut(account, tokens, now=now, why=why))
 
 
-def _told(room: Room, lease: ActiveLease, error: BudgetExceededError) -> BudgetExceededError:
-    room.decisions.single(error.budget, "deny", lease.call.provider, lease.call.model, "cut")
+def _told(state: GuardState, lease: ActiveLease, error: BudgetExceededError) -> BudgetExceededError:
+    state.decisions.single(error.budget, "deny", lease.call.provider, lease.call.model, "cut")
     return _ended(lease, error)
 
 

@@ -6,6 +6,7 @@ closed around a fork: SQLite's own bookkeeping of file locks would be wrong in a
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -13,11 +14,12 @@ import socket
 import sqlite3
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 
 from otel_tokens.errors import LedgerError
-from otel_tokens.ledger import forks
+from otel_tokens.forks import at_fork
 from otel_tokens.ledger.retention import Pruner, Retention
 from otel_tokens.ledger.rows import Row, encode, repaired
 from otel_tokens.ledger.schema import code_of, explain, is_busy, open_writer, resolve
@@ -72,7 +74,8 @@ class Ledger:
         self._writes = 0
         self._pruner: threading.Thread | None = None
         self._stop = False
-        forks.add(self)
+        at_fork(self)
+        atexit.register(_finish, weakref.ref(self))
         self._guarded(self._open)
         self._prune()
 
@@ -265,21 +268,11 @@ class Ledger:
         if not self._retention or self.disabled is not None or (self._pruner is not None and self._pruner.is_alive()):
             return
         with contextlib.suppress(RuntimeError):  # no new threads while the interpreter shuts down
-            thread = threading.Thread(target=self._run_pruner, name="otel-tokens-ledger", daemon=True)
+            work = (self._lock, lambda: None if self._stop else self._connection)
+            run = Pruner(self._retention).run
+            thread = threading.Thread(target=run, args=work, name="otel-tokens-ledger", daemon=True)
             thread.start()
             self._pruner = thread
-
-    def _run_pruner(self) -> None:
-        pruner = Pruner(self._retention)
-        more = True
-        while more and not self._stop:
-            with self._lock:
-                connection = self._connection
-                try:
-                    more = connection is not None and pruner.step(connection)
-                except sqlite3.Error:
-                    return  # busy: the next run goes on; anything worse will meet the next write
-            time.sleep(0)  # a lock that is taken again at once starves the callers
 
     # ---- fork -----------------------------------------------------------------------------------------------
     def before_fork(self) -> None:
@@ -287,14 +280,18 @@ class Ledger:
         self._lock.acquire()
         self._disconnect()
 
-    def after_fork_in_parent(self) -> None:
-        """Go on; the next write opens the file again."""
-        self._lock.release()
-
-    def after_fork_in_child(self) -> None:
-        """Start anew; what waits in memory is the parent's to write."""
+    def after_fork(self, *, child: bool) -> None:
+        """Go on; the next write opens the file again. In the child what waits in memory is the parent's to write."""
+        if not child:
+            self._lock.release()
+            return
         self._lock = threading.RLock()
         self._pruner = None
         self._backlog.clear()
         self._disconnect()  # only if it was forked by code that runs no handler before
         self._place = (os.getpid(), self._place[1])
+
+
+def _finish(held: weakref.ref[Ledger]) -> None:
+    if (ledger := held()) is not None:
+        ledger.finish()

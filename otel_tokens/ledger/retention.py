@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from otel_tokens.ledger import totals
@@ -33,6 +35,18 @@ class Pruner:
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
         self._too_big = False
+
+    def run(self, lock: threading.RLock, connection: Callable[[], sqlite3.Connection | None]) -> None:
+        """Prune on this thread, one step at a time under `lock`, until there is no more or no `connection`."""
+        more = True
+        while more:
+            with lock:
+                found = connection()
+                try:
+                    more = found is not None and self.step(found)
+                except sqlite3.Error:
+                    return  # busy: the next run goes on; anything worse will meet the next write
+            time.sleep(0)  # a lock that is taken again at once starves the callers
 
     def step(self, connection: sqlite3.Connection) -> bool:
         """Do a bounded piece of work; False when there is no more. Raises sqlite3.Error, with nothing half done.

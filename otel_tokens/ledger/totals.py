@@ -77,8 +77,3 @@ class LedgerTotals:
                 self._totals[key] = added if before is None else before + added
             self._seen = newest
             return MappingProxyType(dict(self._totals))
-
-
-def totals(path: str | os.PathLike[str]) -> Mapping[TotalsKey, Sums]:
-    """The totals of a ledger, read once. Raises LedgerError."""
-    return LedgerTotals(path).refresh()

@@ -7,6 +7,6 @@ The capture room drives it; everything with state is injected by the composition
 from __future__ import annotations
 
 from otel_tokens.lifecycle.active import ActiveCall, current
-from otel_tokens.lifecycle.rooms import Engine, Sink
+from otel_tokens.lifecycle.engine import Engine, Sink
 
 __all__ = ["ActiveCall", "Engine", "Sink", "current"]

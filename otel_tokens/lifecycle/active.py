@@ -11,7 +11,7 @@ from typing import Any
 
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.lifecycle.ending import Ending
-from otel_tokens.lifecycle.rooms import MAX_PARKED, Engine
+from otel_tokens.lifecycle.engine import MAX_PARKED, Engine
 from otel_tokens.lifecycle.sizes import sizes
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import safely

@@ -128,7 +128,6 @@ class Ending:
             geo=facts.geo,
             address=call.server_address,
             at=call.started,
-            operation=call.operation,
         )
 
     def _usage(self) -> tuple[Usage, str | None]:

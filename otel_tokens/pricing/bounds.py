@@ -8,7 +8,6 @@ from functools import reduce
 from math import inf
 
 from otel_tokens.pricing.card import charge
-from otel_tokens.pricing.catalog import Catalog
 from otel_tokens.pricing.names import place
 from otel_tokens.pricing.price import Pricer
 from otel_tokens.pricing.shipped import PRICE_LISTS
@@ -83,9 +82,8 @@ def _pico(money: Decimal) -> int:
 class Dearest:
     """Prices usage as the dearest model of a vendor would: a bound for a model that has no price of its own."""
 
-    def __init__(self, pricer: Pricer, catalog: Catalog) -> None:
+    def __init__(self, pricer: Pricer) -> None:
         self._pricer = pricer
-        self._catalog = catalog
         self._found: dict[str, str | None] = {}
 
     def __call__(self, provider: str, usage: Usage, at: float) -> Cost:
@@ -96,7 +94,7 @@ class Dearest:
         return Cost() if model is None else self._pricer(provider, model, usage, at=at)
 
     def _search(self, provider: str, at: float) -> str | None:
-        prices = self._catalog.price_list(PRICE_LISTS[provider]) if provider in PRICE_LISTS else None
+        prices = self._pricer.catalog.price_list(PRICE_LISTS[provider]) if provider in PRICE_LISTS else None
         if prices is None:
             return None
         # Input weighs as it does in most calls: several times the output.

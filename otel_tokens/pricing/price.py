@@ -37,7 +37,6 @@ class Pricer:
         geo: str | None = None,
         address: str | None = None,
         at: float,
-        operation: str = "chat",  # no price depends on it today, but one may
     ) -> Cost:
         """The cost of `usage` in USD at the prices of `at` (unix seconds).
 

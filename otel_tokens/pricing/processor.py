@@ -121,7 +121,6 @@ class PricingProcessor(SpanProcessor):
             speed=facts["speed"] or None,
             geo=facts["geo"] or None,
             at=started,
-            operation=facts["operation"],
         )
         if cost.rule == NO_USAGE:
             return None

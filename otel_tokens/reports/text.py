@@ -62,13 +62,15 @@ def notes(
     if total.unpriced:
         models = _some([model or "(no model)" for model in unpriced])
         said.append(
-            f"{_calls(total.unpriced)} of {_number(len(unpriced), 'model')} {_are(total.unpriced)} unpriced, "
+            f"{counted(total.unpriced, 'call')} of {counted(len(unpriced), 'model')} {_are(total.unpriced)} unpriced, "
             f"the cost is unknown: {models}"
         )
     if total.missing:
-        said.append(f"{_calls(total.missing)} {_are(total.missing)} without usage: the provider did not report any")
+        said.append(
+            f"{counted(total.missing, 'call')} {_are(total.missing)} without usage: the provider did not report any"
+        )
     if total.estimated:
-        said.append(f"{_calls(total.estimated)} {_are(total.estimated)} (partly) estimated")
+        said.append(f"{counted(total.estimated, 'call')} {_are(total.estimated)} (partly) estimated")
     if total.component_input or total.component_output:
         said.append(
             f"{total.component_input:,} input and {total.component_output:,} output tokens more were billed in parts "
@@ -151,12 +153,9 @@ def _iso(moment: float | None) -> str | None:
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
 
 
-def _number(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: "1 call", "1,024 calls"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def _calls(count: int) -> str:
-    return _number(count, "call")
 
 
 def _are(count: int) -> str:

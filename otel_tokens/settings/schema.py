@@ -98,12 +98,12 @@ class Settings:
         "path", None, "Configuration file; default: otel-tokens.yaml in the current directory, `off` for none."
     )
     enabled: bool = row("bool", True, "Whether otel_tokens does anything at all.")
-    on_config_error: str = row(
+    on_config_error: Literal["raise", "ignore"] = row(
         "choice", "raise", "What a mistake in the configuration does.", allowed=("raise", "ignore")
     )
     # ---- capture
     disabled_sdks: tuple[str, ...] = row("names", (), "SDKs that are not patched, by provider name: openai, anthropic.")
-    foreign: str = row(
+    foreign: Literal["coexist", "own"] = row(
         "choice",
         "coexist",
         "Spans of other instrumentations: leave them and add ours to them, or suppress them.",
@@ -124,7 +124,7 @@ class Settings:
         "int", 200, "Distinct values a metric attribute may have; further ones become __other__.", minimum=1
     )
     cost_aliases: tuple[str, ...] = row(
-        "aliases", (), "Other attributes that carry a call's cost as well.", allowed=tuple(COST_ALIASES)
+        "aliases", (), "Other attributes that carry a call's cost as well.", allowed=COST_ALIASES
     )
     token_histograms: bool = row("bool", False, "Histograms of input and output tokens per call.")
     cost_histogram: bool = row("bool", False, "Histogram of the cost per call.")
@@ -163,14 +163,14 @@ class Settings:
     store: str | None = row(
         "store", None, "Where budgets are kept; default: a file beside the ledger if it is on, else memory."
     )
-    store_fail: str = row(
+    store_fail: Literal["open", "closed"] = row(
         "choice", "open", "Without its store the guard lets calls through, or refuses them.", allowed=("open", "closed")
     )
     store_timeout: float = row("float", 0.5, "Seconds a call waits for the store at most.", minimum=0)
-    estimate: str = row(
+    estimate: Literal["upper", "expected"] = row(
         "choice", "upper", "What a call is expected to use before it runs.", allowed=("upper", "expected")
     )
-    unpriced: str = row(
+    unpriced: Literal["block", "sibling", "tokens"] = row(
         "choice",
         "block",
         "A call of a model without a price, under a budget of money.",

@@ -36,14 +36,13 @@ def budget_points(rows: Iterable[BudgetRow], allowed: tuple[str, ...]) -> dict[s
     """
     fullest: dict[tuple[tuple[str, str], ...], tuple[float, BudgetRow]] = {}
     for row in rows:
-        name, scope, _, limit, used = row
-        labels = [(names.BUDGET_NAME, name)]
-        for key, value in scope.items():
+        labels = [(names.BUDGET_NAME, row.name)]
+        for key, value in row.scope.items():
             if key in _SCOPES:
                 labels.append((_SCOPES[key], value))
             elif key in allowed:
                 labels.append((names.tag_attribute(key), value))
-        ratio = float(used) / float(limit) if limit > 0 else 1.0
+        ratio = float(row.used) / float(row.limit) if row.limit > 0 else 1.0
         found = tuple(sorted(labels))
         if found not in fullest or ratio > fullest[found][0]:
             fullest[found] = (ratio, row)
@@ -52,8 +51,8 @@ def budget_points(rows: Iterable[BudgetRow], allowed: tuple[str, ...]) -> dict[s
     for labels_found, (ratio, row) in worst_first:
         attributes = dict(labels_found)
         points.setdefault(names.BUDGET_USAGE_RATIO.name, []).append(Observation(ratio, attributes))
-        if row[2] in _UNITS:
-            limit_name, used_name = _UNITS[row[2]]
-            points.setdefault(limit_name, []).append(Observation(float(row[3]), attributes))
-            points.setdefault(used_name, []).append(Observation(float(row[4]), attributes))
+        if row.unit in _UNITS:
+            limit_name, used_name = _UNITS[row.unit]
+            points.setdefault(limit_name, []).append(Observation(float(row.limit), attributes))
+            points.setdefault(used_name, []).append(Observation(float(row.used), attributes))
     return points

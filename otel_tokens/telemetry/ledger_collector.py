@@ -57,17 +57,13 @@ def _sums_as_record(key: Any, sums: Any) -> Record:
     fields: dict[str, Any] = {name: sums.tokens.get(name, 0) for name in TOKEN_FIELDS}
     fields["input"] += sums.tokens.get("component_input", 0)
     fields["output"] += sums.tokens.get("component_output", 0)
-    usage = Usage(**fields, origin=key.origin or "missing")  # pyright: ignore[reportArgumentType]  (as stored)
+    fields["origin"] = key.origin or "missing"
     known = sums.counts.get("priced", 0) > 0
     parts: dict[str, Any] = {part: sums.cost.get(part) for part in COST_PARTS} if known else {}
     parts["other"] = None  # recomputed as the rest, which also takes totals that came without parts
-    cost = Cost(
-        total=sums.cost["total"] if known else None,
-        **parts,
-        currency=key.currency or "USD",
-        status=key.cost_status or "unpriced",  # pyright: ignore[reportArgumentType]
-        source=key.cost_source or "local",  # pyright: ignore[reportArgumentType]
-    )
+    parts |= {"status": key.cost_status or "unpriced", "source": key.cost_source or "local"}
+    cost = Cost(total=sums.cost["total"] if known else None, currency=key.currency or "USD", **parts)
+    outcome: Any = key.outcome or "ok"
     call = Call(
         id="",
         provider=key.provider or "",
@@ -80,9 +76,9 @@ def _sums_as_record(key: Any, sums: Any) -> Record:
     )
     return Record(
         call=call,
-        usage=usage,
+        usage=Usage(**fields),
         cost=cost,
-        outcome=key.outcome or "ok",  # pyright: ignore[reportArgumentType]
+        outcome=outcome,
         duration=0.0,
         response_model=key.response_model,
         service_tier=key.service_tier,

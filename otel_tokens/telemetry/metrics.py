@@ -183,10 +183,6 @@ class Metrics:
             self._per_chunk_141.record(gap, row.common)
 
     # ---- from the other rooms ---------------------------------------------------------------------------------
-    def decided(self, budget: str, decision: str, provider: str = "", model: str = "") -> None:
-        """Count a decision of the guard: "allow", "warn" or "deny"."""
-        self.totals.decided(budget, decision, provider, model)
-
     def fault(self, where: str) -> None:
         """Count a contained fault of ours."""
         self.totals.fault(where)

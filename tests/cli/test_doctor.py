@@ -92,6 +92,12 @@ def test_secrets_are_not_shown(doctor: Any) -> None:
     assert "s3cret" not in json.dumps(found)
 
 
+def test_a_secret_is_not_shown_of_an_address_without_a_scheme(doctor: Any) -> None:
+    _, lines, _ = doctor(OTEL_EXPORTER_OTLP_ENDPOINT="me:s3cret@127.0.0.1:9")
+    assert "***@127.0.0.1:9" in some(lines, "error OTLP")
+    assert [line for line in lines if "s3cret" in line] == []
+
+
 def test_an_unreachable_collector_fails(doctor: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -104,7 +104,7 @@ def test_a_full_queue_merges_and_loses_nothing(kit: Any) -> None:
     store.open.clear()
     for _ in range(50):
         kit.spend(guard, 50, 50)
-    assert guard._room.keeper.merged >= 40
+    assert guard._state.keeper.merged >= 40
     store.open.set()
     assert guard.flush(10)
     assert used(guard)[0] == 5000
@@ -161,7 +161,7 @@ def test_a_guard_in_a_forked_child(kit: Any, store_kind: Any) -> None:
     def child(answer: Any) -> None:
         lease = guard.admit(kit.call("model-1"), kit.sizes(50, 50))
         guard.settle(lease, kit.record(lease, 50, 50))
-        answer((guard.flush(10), guard._room.keeper.in_flight, len(guard.decisions())))
+        answer((guard.flush(10), guard._state.keeper.in_flight, len(guard.decisions())))
 
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
@@ -219,7 +219,7 @@ def test_cancelled_tasks_give_everything_back(kit: Any, store_kind: Any) -> None
     asyncio.run(run())
     assert guard.flush(10)
     assert used(guard) == (0, 0)
-    assert guard._room.keeper.in_flight == 0
+    assert guard._state.keeper.in_flight == 0
 
 
 def test_an_interrupt_while_asking_leaves_nothing(kit: Any) -> None:
@@ -254,7 +254,7 @@ def test_refusals_leave_no_lease(kit: Any) -> None:
     for _ in range(10):
         with pytest.raises(BudgetExceededError):
             guard.admit(kit.call(), kit.sizes())
-    assert guard._room.keeper.in_flight == 0
+    assert guard._state.keeper.in_flight == 0
 
 
 def test_two_threads_that_fork_at_once(kit: Any) -> None:

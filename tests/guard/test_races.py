@@ -110,7 +110,7 @@ def test_1000_tasks(kit: Any, store: Store) -> None:
 def test_without_reservation_the_same_race_overspends(kit: Any) -> None:
     """The control: read, decide, call, book. If this held the cap, the tests above would show nothing."""
     guard = kit.guard(Budget("cap", usd=CAP))
-    slot = guard._room.index.plan(kit.call(), "model-1", kit.clock()).slots
+    slot = guard._state.index.plan(kit.call(), "model-1", kit.clock()).slots
     ready = threading.Barrier(32)
 
     def one(seed: int) -> Decimal:

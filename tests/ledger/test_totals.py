@@ -20,9 +20,13 @@ from otel_tokens.ledger.ledger import Ledger
 from otel_tokens.ledger.retention import Pruner, Retention
 from otel_tokens.ledger.schema import open_writer
 from otel_tokens.ledger.sums import Sums
-from otel_tokens.ledger.totals import LedgerTotals, TotalsKey, totals
+from otel_tokens.ledger.totals import LedgerTotals, TotalsKey
 
 DAY = 86400
+
+
+def totals(path: str) -> Mapping[TotalsKey, Sums]:
+    return LedgerTotals(path).refresh()
 
 
 def overall(found: Mapping[TotalsKey, Sums]) -> Sums:

@@ -31,7 +31,7 @@ def test_known_maxima(model: str, bound: int | None) -> None:
 def test_the_dearest_model_bounds_all_others_of_its_vendor() -> None:
     catalog = Catalog()
     pricer = Pricer(catalog)
-    dearest, usage, now = Dearest(pricer, catalog), Usage(input=10_000, output=2_000, origin="provider"), time.time()
+    dearest, usage, now = Dearest(pricer), Usage(input=10_000, output=2_000, origin="provider"), time.time()
     bound = dearest("openai", usage, now).total
     assert bound is not None
     for model in ("gpt-4o", "gpt-5", "gpt-4.1-nano", "o1"):

@@ -11,10 +11,14 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from otel_tokens import assemble
+from otel_tokens.pricing import loading
 from otel_tokens.pricing.loading import Background
+from otel_tokens.values import Usage
 
 
 def run(code: str) -> str:
@@ -228,3 +232,27 @@ def test_reload_takes_new_data() -> None:
     assert background.get() == background.get() == "old"
     background.reload()
     assert background.get() == "new"
+
+
+def test_a_call_goes_unpriced_while_the_pricer_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, released, made = threading.Event(), threading.Event(), assemble._pricer
+
+    def slowly() -> Any:
+        entered.set()
+        released.wait(30)
+        return made()
+
+    monkeypatch.setattr(assemble, "_pricer", slowly)
+    pricer = assemble.LazyPricer()
+    taken: list[Any] = []
+    pricer.then = taken.append
+    usage = Usage(input=1000, output=100, origin="provider")
+    pricer.start()
+    assert entered.wait(30)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(loading, "PATIENCE", 0.01)
+        assert pricer("openai", "gpt-4o", usage, at=time.time()).status == "unpriced"
+    assert taken == []
+    released.set()
+    assert pricer("openai", "gpt-4o", usage, at=time.time()).status == "priced"
+    assert len(taken) == 1

@@ -153,7 +153,7 @@ def test_promtool_finds_nothing_wrong(endpoint, make_record, failed, promtool):
     metrics, server, _ = endpoint
     for record in (make_record(), failed, make_record(operation="embeddings")):
         metrics(record)
-    metrics.decided("daily", "deny", "openai", "gpt-4o")
+    metrics.totals.decided("daily", "deny", "openai", "gpt-4o")
     done = subprocess.run(
         [promtool, "check", "metrics"], input=text(server), capture_output=True, text=True, check=False
     )

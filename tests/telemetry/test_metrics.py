@@ -232,7 +232,7 @@ def test_budgets_are_asked_once_per_collection(memory):
 
 def test_decisions_faults_and_ledger_errors(memory):
     metrics = memory.metrics()
-    metrics.decided("daily", "deny", "openai", "gpt-4o")
+    metrics.totals.decided("daily", "deny", "openai", "gpt-4o")
     metrics.fault("ledger")
     metrics.ledger_error()
     assert memory.sum("otel_tokens.budget.decisions", otel_tokens__budget__decision="deny") == 1

@@ -12,7 +12,7 @@ import click
 
 from otel_tokens.assemble_guard import store_url
 from otel_tokens.cli.launch.declared import budgets
-from otel_tokens.cli.options import config_option, settings_of
+from otel_tokens.cli.options import PATIENCE, SQLITE, config_option, settings_of
 from otel_tokens.errors import ConfigError
 from otel_tokens.guard.budget import Budget
 from otel_tokens.guard.store.base import Store
@@ -20,9 +20,6 @@ from otel_tokens.guard.store.open import open_store
 from otel_tokens.settings import Settings, default_ledger
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_SQLITE = "sqlite:///"
-_PATIENCE = 2.0  # seconds: a person waits longer for a store than a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +48,8 @@ def opened(store: str | None, ledger: str | None, config: str | None, *, make: b
         raise click.UsageError("--store and --ledger exclude each other")
     settings = settings_of(config, store=store)
     address = _address(settings, ledger)
-    missing = address.startswith(_SQLITE) and not Path(address.removeprefix(_SQLITE)).exists()
-    held = open_store("memory" if missing and not make else address, timeout=max(settings.store_timeout, _PATIENCE))
+    missing = address.startswith(SQLITE) and not Path(address.removeprefix(SQLITE)).exists()
+    held = open_store("memory" if missing and not make else address, timeout=max(settings.store_timeout, PATIENCE))
     try:
         yield Place(held, address, tuple(budgets(settings)))
     finally:

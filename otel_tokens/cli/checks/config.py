@@ -11,7 +11,9 @@ from otel_tokens.assemble_guard import examined_budgets
 from otel_tokens.cli.checks.finding import Finding
 from otel_tokens.cli.launch.declared import catalog
 from otel_tokens.cli.launch.session import VARIABLE
+from otel_tokens.cli.options import without_password
 from otel_tokens.errors import ConfigError
+from otel_tokens.reports.text import counted
 from otel_tokens.settings import SETTINGS, Settings, unknown_variables
 
 PART = "settings"
@@ -28,7 +30,7 @@ def check(settings: Settings) -> Iterator[Finding]:
             yield from (Finding(PART, "error", str(problem)) for problem in error.problems or (error,))
         else:
             if found:
-                yield Finding(PART, "ok", f"{found} {words}{'' if found == 1 else 's'} declared")
+                yield Finding(PART, "ok", f"{counted(found, words)} declared")
     for name, hint in unknown_variables(os.environ):
         if name != VARIABLE:
             yield Finding(PART, "warning", f"{name} is not a variable of otel-tokens{hint}")
@@ -67,5 +69,4 @@ def _shown(value: object) -> str:
         plain = all(isinstance(item, (str, int, float)) for item in items)
         return ", ".join(map(str, items)) if plain else f"{len(items)} entries"
     text = str(value) if isinstance(value, (str, int, float)) else "…"
-    head, at, tail = text.rpartition("@")
-    return f"{head.partition('://')[0]}://***@{tail}" if at and "://" in head else text
+    return without_password(text) if "://" in text else text

@@ -12,8 +12,10 @@ from urllib.request import urlopen
 
 from otel_tokens import conventions as c
 from otel_tokens.cli.checks.finding import Finding
+from otel_tokens.cli.options import without_password
 from otel_tokens.errors import ConfigError, LedgerError
 from otel_tokens.guard.store.base import StoreError
+from otel_tokens.reports.text import counted
 from otel_tokens.settings import Settings, default_ledger
 
 _WAIT = 2.0  # seconds for an answer
@@ -62,7 +64,7 @@ def _lacks_grpc(settings: Settings) -> bool:
 
 
 def _reach(endpoint: str, source: str) -> Finding:
-    shown = f"{_without_password(endpoint)} ({source})"
+    shown = f"{without_password(endpoint)} ({source})"
     try:
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme, 4317)
@@ -73,11 +75,6 @@ def _reach(endpoint: str, source: str) -> Finding:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Finding("OTLP", "error", f"{shown} cannot be reached: {reason}", "is the collector running?")
     return Finding("OTLP", "ok", f"{shown} answers")
-
-
-def _without_password(url: str) -> str:
-    head, at, tail = url.rpartition("@")
-    return f"{head.partition('://')[0]}://***@{tail}" if at else url
 
 
 # ---- Prometheus
@@ -170,17 +167,13 @@ def _unpriced(path: str) -> Iterator[Finding]:
     for (host, provider, model), count in ordered[:_MANY]:
         if provider == host:
             hint = "say who bills there under `hosts:`, or give a price under `prices:`"
-            text = f"{host}: nobody known bills there; {_calls(count)} of {model} are unpriced"
+            text = f"{host}: nobody known bills there; {counted(count, 'call')} of {model} are unpriced"
         else:
             hint = f"otel-tokens prices {model} --provider {provider}"
-            text = f"{host} ({provider}): {_calls(count)} of {model} are unpriced"
+            text = f"{host} ({provider}): {counted(count, 'call')} of {model} are unpriced"
         yield Finding("prices", "warning", text, hint)
     if len(ordered) > _MANY:
         yield Finding("prices", "warning", f"{len(ordered) - _MANY} more models are unpriced")
-
-
-def _calls(count: int) -> str:
-    return f"{count:,} call{'' if count == 1 else 's'}"
 
 
 def _size(path: Path) -> str:
@@ -210,7 +203,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     try:
         with opened(None, None, settings.config or "off") as place:
             place.store.rows(limit=1)
-            yield Finding(part, "ok", f"{_without_password(place.address)} answers")
+            yield Finding(part, "ok", f"{without_password(place.address)} answers")
     except StoreError as error:
         yield Finding(
             part, "error", f"the store does not answer: {error}", f"then the guard fails {settings.store_fail}"

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from otel_tokens.errors import LedgerError
 from otel_tokens.ledger.query import aggregate
-from otel_tokens.reports.text import price
+from otel_tokens.reports.text import counted, price
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,12 @@ class Figures:
 
     def line(self) -> str:
         """As one line: "12 calls · 34.1k in · 5.2k out · $0.0123 · 2 unpriced"."""
-        parts = [_count(self.calls, "call"), f"{short(self.input)} in", f"{short(self.output)} out"]
+        parts = [counted(self.calls, "call"), f"{short(self.input)} in", f"{short(self.output)} out"]
         parts += [price(amount, currency) for currency, amount in sorted(self.cost.items())]
         if self.unpriced:
             parts.append(f"{self.unpriced} unpriced")
         if self.errors:
-            parts.append(_count(self.errors, "error"))
+            parts.append(counted(self.errors, "error"))
         return " · ".join(parts)
 
 
@@ -56,7 +56,3 @@ def short(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f}{sign}"
     return str(number)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -13,6 +13,7 @@ import click
 from otel_tokens.cli.launch.session import Session, State
 from otel_tokens.errors import LedgerError
 from otel_tokens.reports.report import Report, report
+from otel_tokens.reports.text import counted
 
 _SWITCHED_OFF = "no LLM call was counted: otel-tokens is switched off (enabled, OTEL_TOKENS_ENABLED)"
 _MANY_BUDGETS = 5
@@ -84,10 +85,7 @@ def _troubles(notes: Sequence[tuple[State, str]]) -> list[str]:
             for python in missing[:_MANY]
         ),
         *(f"some calls are not counted: {reason}" for reason in failed[:_MANY]),
-        *(
-            [f"the ledger could not keep {lost:,} record{'' if lost == 1 else 's'}: they are not in the report"]
-            * bool(lost)
-        ),
+        *([f"the ledger could not keep {counted(lost, 'record')}: they are not in the report"] if lost else []),
     ]
 
 

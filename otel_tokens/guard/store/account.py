@@ -6,12 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from otel_tokens.guard.store.base import Balance, Booking, Change, Row, Slot
-
-NEVER = 1 << 62
+from otel_tokens.guard.store.base import NEVER, Admission, AdmitRequest, Balance, Booking, Change, Row, Slot
 
 
-class Line(NamedTuple):
+class Reservation(NamedTuple):
     """What a lease reserves on one account; the start of the slot it was admitted with, and of the account then."""
 
     amount: int
@@ -124,6 +122,19 @@ class Account:
             return True
         return self.grace_by != critical and (self.grace_by != "" or self.used > self.limit)
 
+    def grant(self, slot: Slot, amount: int, now: int, critical: str, *, lease: bool) -> int:
+        """Reserve `amount` for a lease, or book it at once; how much is reserved. What has no room takes the grace."""
+        if slot.wall:
+            return 0
+        if slot.hard and amount > self.limit - self.used - self.reserved:
+            self.grace_by, self.grace_at = critical, now
+        if lease:
+            self.reserved += amount
+            self.updated = now
+        else:
+            self.book(amount, now)
+        return amount
+
     def book(self, amount: int, now: int) -> None:
         """Count `amount` as used, now."""
         self.updated = now
@@ -145,21 +156,22 @@ class Account:
             self.carried += difference
             self.used += difference
 
-    def shift(self, line: Line, sign: int) -> None:
+    def shift(self, reservation: Reservation, sign: int) -> None:
         """Give back (-1) or take again (+1) what a lease reserves here, or correct what was carried of it."""
-        if self.start in {line.start, line.began}:
-            self.reserved += sign * line.amount
+        if self.start in {reservation.start, reservation.began}:
+            self.reserved += sign * reservation.amount
         else:
-            self.correct(line.start, sign * line.amount)
+            self.correct(reservation.start, sign * reservation.amount)
 
-    def settle(self, slot: Slot, amount: int, lines: Sequence[Line], now: int) -> Booking:
-        """Give back `lines` and book `amount` on the window they are of; on a later one, only correct its debt."""
-        mine = self.start == slot.start or any(self.start == line.began for line in lines)
+    def settle(self, slot: Slot, amount: int, reservations: Sequence[Reservation], now: int) -> Booking:
+        """Give `reservations` back and book `amount` on their window; on a later one, only correct its debt."""
+        mine = self.start == slot.start or any(self.start == part.began for part in reservations)
         if not mine:
-            self.correct(slot.start, amount - sum(line.amount for line in lines if line.start == slot.start))
-            lines = [line for line in lines if line.start != slot.start]
-        for line in lines:
-            self.shift(line, -1)
+            expected = sum(part.amount for part in reservations if part.start == slot.start)
+            self.correct(slot.start, amount - expected)
+            reservations = [part for part in reservations if part.start != slot.start]
+        for reservation in reservations:
+            self.shift(reservation, -1)
         if not mine:
             return (self.used, self.used, self.reserved, self.limit)
         self.age(now)
@@ -241,44 +253,26 @@ class Account:
         )
 
 
-class Held:
-    """A lease of the memory store: what it reserves on which accounts, and when their windows began then.
-
-    `began` is empty for the usual lease, all of whose accounts were in the windows of their slots.
-    """
-
-    __slots__ = ("amounts", "began", "expires", "slots")
-
-    def __init__(self, expires: int, slots: Sequence[Slot], amounts: Sequence[int], began: Sequence[int]) -> None:
-        self.expires = expires
-        self.slots = slots
-        self.amounts = amounts
-        self.began = began
-
-    def grow(self, more: Held) -> None:
-        """Take more on the same key (a stream that asked for more)."""
-        self.expires = max(self.expires, more.expires)
-        mine, theirs = self.starts(), more.starts()
-        if more.slots is self.slots and theirs == mine:
-            self.amounts = [old + new for old, new in zip(self.amounts, more.amounts, strict=True)]
-            return
-        self.slots = (*self.slots, *more.slots)
-        self.amounts = [*self.amounts, *more.amounts]
-        self.began = [*mine, *theirs]
-
-    def starts(self) -> Sequence[int]:
-        """When the window of each account began at the admission."""
-        return self.began or [slot.start for slot in self.slots]
-
-    def lines(self) -> list[Line]:
-        """What is reserved, account by account."""
-        rows = zip(self.amounts, self.slots, self.starts(), strict=True)
-        return [Line(amount, slot.start, began, slot.key) for amount, slot, began in rows]
+def refusal(request: AdmitRequest, accounts: Sequence[Account], now: int) -> Admission | None:
+    """Rules 4, 5 and 7: the refusal of the first account that has no room, finished ones first; None if all have."""
+    refused = -1
+    for index, (account, slot, amount) in enumerate(zip(accounts, request.slots, request.amounts, strict=True)):
+        if (
+            slot.hard
+            and account.refuses(slot, amount, now, request.critical)
+            and (refused < 0 or (account.finished and not accounts[refused].finished))
+        ):
+            refused = index
+    if refused < 0:
+        return None
+    culprit = accounts[refused]
+    balances = [account.balance(now) for account in accounts]
+    return Admission(False, now, balances, refused, "finished" if culprit.finished else "limit", culprit.retry_at(now))
 
 
-def by_key(lines: Sequence[Line]) -> dict[str, list[Line]]:
-    """The lines of each account."""
-    found: dict[str, list[Line]] = {}
-    for line in lines:
-        found.setdefault(line.key, []).append(line)
+def by_key(reservations: Sequence[Reservation]) -> dict[str, list[Reservation]]:
+    """The reservations of each account."""
+    found: dict[str, list[Reservation]] = {}
+    for reservation in reservations:
+        found.setdefault(reservation.key, []).append(reservation)
     return found

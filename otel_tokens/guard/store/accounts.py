@@ -1,11 +1,11 @@
-"""The memory store's accounts: found by key, made on demand, changed by hand, forgotten when nothing needs them."""
+"""The memory store's accounts (found by key, made on demand, forgotten when nothing needs them) and its leases."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from otel_tokens.guard.store.account import Account
+from otel_tokens.guard.store.account import Account, Reservation
 from otel_tokens.guard.store.base import Balance, Change, Slot
 
 
@@ -73,3 +73,38 @@ def running(
         and (unit is None or account.slot.unit == unit)
         and (scope is None or account.slot.scope == scope)
     ]
+
+
+class Held:
+    """A lease of the memory store: what it reserves on which accounts, and when their windows began then.
+
+    `began` is empty for the usual lease, all of whose accounts were in the windows of their slots.
+    """
+
+    __slots__ = ("amounts", "began", "expires", "slots")
+
+    def __init__(self, expires: int, slots: Sequence[Slot], amounts: Sequence[int], began: Sequence[int]) -> None:
+        self.expires = expires
+        self.slots = slots
+        self.amounts = amounts
+        self.began = began
+
+    def grow(self, more: Held) -> None:
+        """Take more on the same key (a stream that asked for more)."""
+        self.expires = max(self.expires, more.expires)
+        mine, theirs = self.starts(), more.starts()
+        if more.slots is self.slots and theirs == mine:
+            self.amounts = [old + new for old, new in zip(self.amounts, more.amounts, strict=True)]
+            return
+        self.slots = (*self.slots, *more.slots)
+        self.amounts = [*self.amounts, *more.amounts]
+        self.began = [*mine, *theirs]
+
+    def starts(self) -> Sequence[int]:
+        """When the window of each account began at the admission."""
+        return self.began or [slot.start for slot in self.slots]
+
+    def reservations(self) -> list[Reservation]:
+        """What is reserved, account by account."""
+        rows = zip(self.amounts, self.slots, self.starts(), strict=True)
+        return [Reservation(amount, slot.start, began, slot.key) for amount, slot, began in rows]

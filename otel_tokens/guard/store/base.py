@@ -67,6 +67,9 @@ from typing import Literal, NamedTuple
 
 from otel_tokens.errors import OtelTokensError
 
+NEVER = 1 << 62
+"""Later than any moment in unix milliseconds."""
+
 REMEMBER_MS = 3_600_000
 """How long a shared store remembers settled and expired lease keys, in milliseconds."""
 
@@ -117,6 +120,16 @@ class Slot:
     wall: bool = False
     grace: int = 0
     keep_ms: int = 0
+
+
+class AdmitRequest(NamedTuple):
+    """The arguments of one `Store.admit`."""
+
+    key: str
+    slots: Sequence[Slot]
+    amounts: Sequence[int]
+    ttl_ms: int
+    critical: str
 
 
 class Admission(NamedTuple):
@@ -233,7 +246,7 @@ class Store(ABC):
 
     async def arelease(self, key: str) -> None:
         """`release` without blocking the event loop."""
-        self.release(key)
+        await self.asettle(key, (), ())
 
     async def aread(self, slots: Sequence[Slot]) -> Sequence[Balance]:
         """`read` without blocking the event loop."""

@@ -7,18 +7,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-from otel_tokens.guard.forks import at_fork
-from otel_tokens.guard.store.account import NEVER, Account, Held, Line, by_key
-from otel_tokens.guard.store.accounts import Accounts, running
+from otel_tokens.forks import at_fork
+from otel_tokens.guard.store.account import Account, Reservation, by_key, refusal
+from otel_tokens.guard.store.accounts import Accounts, Held, running
 from otel_tokens.guard.store.base import (
     LIMIT_CHANGES,
+    NEVER,
     Admission,
+    AdmitRequest,
     Balance,
     Booking,
     Change,
-    Refusal,
     Row,
     Slot,
     Store,
@@ -31,17 +31,6 @@ REMEMBERED_KEYS = 8192
 def unix_ms() -> int:
     """Unix milliseconds of this host."""
     return int(time.time() * 1000)
-
-
-class _Request(NamedTuple):
-    """The arguments of one `admit`, and when it was asked."""
-
-    key: str
-    slots: Sequence[Slot]
-    amounts: Sequence[int]
-    ttl_ms: int
-    critical: str
-    now: int
 
 
 class MemoryStore(Store):
@@ -75,7 +64,7 @@ class MemoryStore(Store):
             if now >= self._reap_at:
                 self._reap(now)
             if not ttl_ms or key in self._leases or key in self._settled:
-                return self._admit(_Request(key, slots, amounts, ttl_ms, critical, now))
+                return self._admit(AdmitRequest(key, slots, amounts, ttl_ms, critical), now)
             known = self._accounts.known
             # The short way: accounts seen through these very slots before, with room. It decides nothing itself.
             for slot, amount in zip(slots, amounts, strict=True):
@@ -96,7 +85,7 @@ class MemoryStore(Store):
                 return Admission(True, now, balances)
             for slot, amount, _ in zip(slots, amounts, balances):  # noqa: B905 (as far as the short way got)
                 known[slot.key].reserved -= amount
-            return self._admit(_Request(key, slots, amounts, ttl_ms, critical, now))
+            return self._admit(AdmitRequest(key, slots, amounts, ttl_ms, critical), now)
 
     def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
         """Give back the lease, book the actual amounts."""
@@ -111,10 +100,10 @@ class MemoryStore(Store):
             lapsed = self._lapsed.pop(key, None) if self._lapsed else None  # a key that lapsed and then grew has both
             if lease is not None and lease.slots is slots:
                 return self._book(slots, amounts, lease)
-            lines = lease.lines() if lease is not None else []
+            reservations = lease.reservations() if lease is not None else []
             if lease is None and lapsed is not None:  # its reservation is back already
-                lines = [line._replace(amount=0) for line in lapsed.lines()]
-            held = by_key(lines)
+                reservations = [reservation._replace(amount=0) for reservation in lapsed.reservations()]
+            held = by_key(reservations)
             now = self._clock()
             bookings = [
                 self._book_one(slot, amount, held.pop(slot.key, ()), now)
@@ -126,50 +115,23 @@ class MemoryStore(Store):
 
     settle_at_once = settle
 
-    def _admit(self, request: _Request) -> Admission:
+    def _admit(self, request: AdmitRequest, now: int) -> Admission:
         """The whole of `admit`: windows turn, slices leave, graces are given, refusals said."""
-        now = request.now
         if request.ttl_ms and request.key in self._settled:
             raise StoreError(f"lease {request.key} has ended")
         for slot in request.slots:
             if slot.end and not slot.start <= now < slot.end:
                 return Admission(False, now, (), -1, "moved")
-        accounts: list[Account] = []
-        refused = -1
-        for slot, amount in zip(request.slots, request.amounts, strict=True):
-            account = self._accounts.open(slot, now)
+        accounts = [self._accounts.open(slot, now) for slot in request.slots]
+        for account in accounts:
             account.age(now)
-            if (
-                slot.hard
-                and account.refuses(slot, amount, now, request.critical)
-                and (refused < 0 or (account.finished and not accounts[refused].finished))
-            ):
-                refused = len(accounts)
-            accounts.append(account)
-        if refused < 0:
-            return self._grant(request, accounts)
-        culprit = accounts[refused]
-        reason: Refusal = "finished" if culprit.finished else "limit"
-        return Admission(False, now, [a.balance(now) for a in accounts], refused, reason, culprit.retry_at(now))
+        return refusal(request, accounts, now) or self._grant(request, accounts, now)
 
-    def _grant(self, request: _Request, accounts: list[Account]) -> Admission:
-        now = request.now
-        balances: list[Balance] = []
-        held: list[int] = []
-        for account, slot, amount in zip(accounts, request.slots, request.amounts, strict=True):
-            if slot.wall:
-                held.append(0)
-                balances.append((now - account.born, 0, account.limit))
-                continue
-            if slot.hard and amount > account.limit - account.used - account.reserved:
-                account.grace_by, account.grace_at = request.critical, now
-            if request.ttl_ms:
-                account.reserved += amount
-                account.updated = now
-            else:
-                account.book(amount, now)
-            held.append(amount)
-            balances.append((account.used, account.reserved, account.limit))
+    def _grant(self, request: AdmitRequest, accounts: Sequence[Account], now: int) -> Admission:
+        held = [
+            account.grant(slot, amount, now, request.critical, lease=request.ttl_ms > 0)
+            for account, slot, amount in zip(accounts, request.slots, request.amounts, strict=True)
+        ]
         if request.ttl_ms:
             expires = now + request.ttl_ms
             more = Held(expires, request.slots, held, [account.start for account in accounts])
@@ -177,7 +139,7 @@ class MemoryStore(Store):
             if lease is not more:
                 lease.grow(more)
             self._reap_at = min(self._reap_at, expires)
-        return Admission(True, now, balances)
+        return Admission(True, now, [account.balance(now) for account in accounts])
 
     def _book(self, slots: Sequence[Slot], amounts: Sequence[int], lease: Held) -> list[Booking]:
         """Settle a lease on the very slots it was admitted with."""
@@ -186,8 +148,8 @@ class MemoryStore(Store):
         for slot, amount, reserved in zip(slots, amounts, lease.amounts, strict=True):
             account = known.get(slot.key)
             if account is None or account.slot is not slot or not account.plain:
-                lines = (lease.lines()[len(bookings)],)
-                bookings.append(self._book_one(slot, amount, lines, self._clock()))
+                reservations = (lease.reservations()[len(bookings)],)
+                bookings.append(self._book_one(slot, amount, reservations, self._clock()))
                 continue
             before = account.used
             account.used = after = before + amount
@@ -195,13 +157,13 @@ class MemoryStore(Store):
             bookings.append((before, after, left, account.limit))
         return bookings
 
-    def _book_one(self, slot: Slot, amount: int, lines: Sequence[Line], now: int) -> Booking:
+    def _book_one(self, slot: Slot, amount: int, reservations: Sequence[Reservation], now: int) -> Booking:
         account = self._accounts.known.get(slot.key)
         if account is None or account.start < slot.start:
             if slot.end and slot.end <= now:
                 return (0, 0, 0, slot.limit)
             account = self._accounts.open(slot, now)
-        return account.settle(slot, amount, lines, now)
+        return account.settle(slot, amount, reservations, now)
 
     def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
         """Extend living leases, revive lapsed ones."""
@@ -213,7 +175,7 @@ class MemoryStore(Store):
                     lease = self._lapsed.pop(key, None)
                     if lease is None:
                         continue
-                    self._shift(lease.lines(), 1)
+                    self._shift(lease.reservations(), 1)
                     self._leases[key] = lease
                 lease.expires = now + ttl_ms
                 self._reap_at = min(self._reap_at, lease.expires)
@@ -261,7 +223,7 @@ class MemoryStore(Store):
             return
         self._lock = threading.Lock()
         for lease in self._leases.values():
-            self._shift(lease.lines(), -1)
+            self._shift(lease.reservations(), -1)
         self._leases.clear()
 
     # Everything below is called with the lock held.
@@ -272,14 +234,14 @@ class MemoryStore(Store):
             return
         for key in [key for key, lease in self._leases.items() if lease.expires <= now]:
             lease = self._lapsed[key] = self._leases.pop(key)
-            self._shift(lease.lines(), -1)
+            self._shift(lease.reservations(), -1)
         while len(self._lapsed) > REMEMBERED_KEYS:
             del self._lapsed[next(iter(self._lapsed))]
         self._reap_at = min((lease.expires for lease in self._leases.values()), default=NEVER)
 
-    def _shift(self, lines: Sequence[Line], sign: int) -> None:
+    def _shift(self, reservations: Sequence[Reservation], sign: int) -> None:
         """Give back (-1) or take again (+1) what a lease reserves."""
-        for line in lines:
-            account = self._accounts.known.get(line.key)
+        for reservation in reservations:
+            account = self._accounts.known.get(reservation.key)
             if account is not None:
-                account.shift(line, sign)
+                account.shift(reservation, sign)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from otel_tokens.guard.forks import at_fork
+from otel_tokens.forks import at_fork
 from otel_tokens.guard.store.base import (
     LIMIT_CHANGES,
     Admission,
@@ -64,12 +64,12 @@ class RedisStore(Store):
         self._wire = Wire(prefix)
         self._links = Links(self._address, timeout)
         self._no_loops()
-        self._ahead_ms: float | None = None
+        self._clock_offset_ms: float | None = None
         at_fork(self)
 
     def now(self) -> int:
         """Unix milliseconds by the server's clock as last heard; by this host's before the first answer."""
-        ahead = self._ahead_ms
+        ahead = self._clock_offset_ms
         return int(time.time() * 1000 if ahead is None else time.monotonic() * 1000 + ahead)
 
     def admit(
@@ -82,7 +82,7 @@ class RedisStore(Store):
         self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int, critical: str = ""
     ) -> Admission:
         """`admit` for event loops."""
-        return self._admission(await self._here().ask(self._wire.admit(key, slots, amounts, ttl_ms, critical)))
+        return self._admission(await self._of_this_loop().ask(self._wire.admit(key, slots, amounts, ttl_ms, critical)))
 
     def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
         """Give back the lease, book the actual amounts."""
@@ -90,11 +90,7 @@ class RedisStore(Store):
 
     async def asettle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
         """`settle` for event loops."""
-        return self._bookings(await self._here().ask(self._wire.settle(key, slots, amounts)))
-
-    async def arelease(self, key: str) -> None:
-        """`release` for event loops."""
-        await self.asettle(key, (), ())
+        return self._bookings(await self._of_this_loop().ask(self._wire.settle(key, slots, amounts)))
 
     def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
         """Extend living leases, revive expired ones."""
@@ -107,27 +103,27 @@ class RedisStore(Store):
 
     async def aread(self, slots: Sequence[Slot]) -> Sequence[Balance]:
         """`read` for event loops."""
-        return balances_of(self._numbers(await self._here().ask(self._wire.read(slots))))
+        return balances_of(self._numbers(await self._of_this_loop().ask(self._wire.read(slots))))
 
     def rows(self, budget: str | None = None, scope: str | None = None, limit: int = 1000) -> list[Row]:
         """Living accounts, sorted by budget, scope and unit; one request per page of accounts."""
-        return self._told(self._rows(budget, scope, limit))
+        return self._run(self._rows(budget, scope, limit))
 
     async def arows(self, budget: str | None = None, scope: str | None = None, limit: int = 1000) -> list[Row]:
         """`rows` for event loops."""
-        return await self._atold(self._rows(budget, scope, limit))
+        return await self._arun(self._rows(budget, scope, limit))
 
     def change(
         self, budget: str, op: Change, *, unit: str | None = None, scope: str | None = None, amount: int = 0
     ) -> int:
         """Change running accounts; one request per page of them, each atomic."""
-        return self._told(self._change(budget, op, unit, scope, amount))
+        return self._run(self._change(budget, op, unit, scope, amount))
 
     async def achange(
         self, budget: str, op: Change, *, unit: str | None = None, scope: str | None = None, amount: int = 0
     ) -> int:
         """`change` for event loops."""
-        return await self._atold(self._change(budget, op, unit, scope, amount))
+        return await self._arun(self._change(budget, op, unit, scope, amount))
 
     def close(self) -> None:
         """Close the connections of threads. Those of event loops close with `aclose` or with their loop."""
@@ -155,7 +151,7 @@ class RedisStore(Store):
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = WeakKeyDictionary()
         self._loops_lock = threading.Lock()
 
-    def _here(self) -> LoopLinks:
+    def _of_this_loop(self) -> LoopLinks:
         """The connections of the running loop."""
         loop = asyncio.get_running_loop()
         links = self._loops.get(loop)
@@ -167,17 +163,17 @@ class RedisStore(Store):
                 links = self._loops[loop] = LoopLinks(self._address, self._timeout, forget)
         return links
 
-    def _heard(self, now: int) -> None:
-        self._ahead_ms = now - time.monotonic() * 1000
+    def _set_clock(self, now: int) -> None:
+        self._clock_offset_ms = now - time.monotonic() * 1000
 
     def _numbers(self, answer: Any) -> list[int]:
         numbers = numbers_of(answer)
-        self._heard(numbers[0])
+        self._set_clock(numbers[0])
         return numbers
 
     def _admission(self, answer: Any) -> Admission:
         admission = admission_of(numbers_of(answer))
-        self._heard(admission.now)
+        self._set_clock(admission.now)
         return admission
 
     def _bookings(self, answer: Any) -> Sequence[Booking]:
@@ -211,7 +207,7 @@ class RedisStore(Store):
             if not after:
                 return count
 
-    def _told(self, story: Story[T]) -> T:
+    def _run(self, story: Story[T]) -> T:
         try:
             request = next(story)
             while True:
@@ -224,8 +220,8 @@ class RedisStore(Store):
         except StopIteration as end:
             return end.value
 
-    async def _atold(self, story: Story[T]) -> T:
-        links = self._here()
+    async def _arun(self, story: Story[T]) -> T:
+        links = self._of_this_loop()
         try:
             request = next(story)
             while True:

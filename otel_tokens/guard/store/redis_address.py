@@ -12,6 +12,8 @@ from otel_tokens.errors import ConfigError
 from otel_tokens.guard.store.base import StoreError
 
 Place = tuple[str, int]
+Link = Any
+"""A connection of redis-py: `connect`, `send_packed_command`, `read_response`, `can_read`, `disconnect`."""
 
 # What a URL may not decide: time is the store's, answers are bytes, and nothing is tried twice behind its back.
 _OURS = (
@@ -100,11 +102,11 @@ class Address:
                 self._sentinel_options[name.removeprefix("sentinel_")] = words.pop(name)
         return f"{base}://{user}{at}localhost/{db}" + (f"?{urlencode(words)}" if words else "")
 
-    def link(self, place: Place | None) -> Any:
+    def link(self, place: Place | None) -> Link:
         """A connection for threads, not yet connected."""
         return self._class(**self._options | self._at(place))
 
-    def aio_link(self, place: Place | None) -> Any:
+    def aio_link(self, place: Place | None) -> Link:
         """A connection for the running event loop, not yet connected."""
         return self._aio_class(**self._aio_options | self._at(place))
 
@@ -157,7 +159,7 @@ class Address:
             return False
         return True
 
-    async def can_read(self, link: Any) -> bool:
+    async def can_read(self, link: Link) -> bool:
         """Whether there is something to read on an idle connection; the name changed in redis-py 8."""
         probe = link.can_read if hasattr(link, "can_read") else link.can_read_destructive
         return await probe()

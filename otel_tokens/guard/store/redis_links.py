@@ -11,14 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from otel_tokens.guard.store.redis_address import Address
+from otel_tokens.guard.store.redis_address import Address, Link
 from otel_tokens.guard.store.redis_wire import Request
 
 _IDLE_LINKS = 32  # per process, kept for threads
-_ERRANDS = 64  # threads that may be connecting at a time
-
-Link = Any
-"""A connection of redis-py: `connect`, `send_packed_command`, `read_response`, `can_read`, `disconnect`."""
+_MAX_CONNECTING = 64  # threads that may be connecting at a time
 
 
 def _readable(link: Link) -> bool:
@@ -34,14 +31,14 @@ def _readable(link: Link) -> bool:
     return bool(probe.poll(0))
 
 
-class _Errand:
-    """Work in a thread of its own, for somebody who waits only so long."""
+class _Attempt:
+    """A request on a thread of its own, for a caller who waits only so long."""
 
     def __init__(self) -> None:
         self.outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         self.abandoned = False
 
-    def run(self, work: Callable[[_Errand], Any], free: threading.BoundedSemaphore) -> None:
+    def run(self, work: Callable[[_Attempt], Any], free: threading.BoundedSemaphore) -> None:
         """In the thread."""
         try:
             self.outcome.put((work(self), None))
@@ -61,20 +58,20 @@ class Links:
 
     def _start_afresh(self) -> None:
         self._idle: list[Link] = []
-        self._free = threading.BoundedSemaphore(_ERRANDS)
+        self._free = threading.BoundedSemaphore(_MAX_CONNECTING)
 
     def ask(self, request: Request) -> Any:
         """The answer to a request, within the timeout; else StoreError."""
         errors = self._address.errors
         began = time.monotonic()
         try:
-            link = self._waiting()
+            link = self._idle_link()
             if link is not None:
                 try:
                     return self._exchange(link, request.short)
                 except (errors.NoScriptError, errors.AskError):
-                    pass  # it did not act, and said so at once: the errand tries again
-            return self._send_errand(request, began + self._timeout)
+                    pass  # it did not act, and said so at once: the next attempt brings it
+            return self._connect_and_ask(request, began + self._timeout)
         except (errors.RedisError, OSError, RuntimeError) as error:
             raise self._address.failed(error) from error
 
@@ -90,7 +87,7 @@ class Links:
         for link in inherited:
             link.disconnect()
 
-    def _waiting(self) -> Link | None:
+    def _idle_link(self) -> Link | None:
         while self._idle:
             try:
                 link = self._idle.pop()
@@ -101,7 +98,7 @@ class Links:
                 if not _readable(link):
                     return link
             except (self._address.errors.RedisError, OSError):
-                pass
+                pass  # broken: the next one
             link.disconnect()
         return None
 
@@ -127,36 +124,36 @@ class Links:
         else:
             link.disconnect()
 
-    def _send_errand(self, request: Request, deadline: float) -> Any:
+    def _connect_and_ask(self, request: Request, deadline: float) -> Any:
         """Connect, then ask: looking up names, TLS and logging in take several waits, which one thread bounds."""
-        errand = _Errand()
+        attempt = _Attempt()
         if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise self._address.late(self._timeout)
         work = partial(self._run, request)
-        thread = threading.Thread(target=errand.run, args=(work, self._free), name="otel-tokens-redis", daemon=True)
+        thread = threading.Thread(target=attempt.run, args=(work, self._free), name="otel-tokens-redis", daemon=True)
         try:
             thread.start()
         except BaseException:
             self._free.release()
             raise
         try:
-            answer, error = errand.outcome.get(timeout=max(0.0, deadline - time.monotonic()))
+            answer, error = attempt.outcome.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            errand.abandoned = True
+            attempt.abandoned = True
             raise self._address.late(self._timeout) from None
         if error is not None:
             raise error
         return answer
 
-    def _run(self, request: Request, errand: _Errand) -> Any:
+    def _run(self, request: Request, attempt: _Attempt) -> Any:
         errors = self._address.errors
         data, moves = request.short, 0
         while True:
-            link = self._waiting()
+            link = self._idle_link()
             if link is None:
                 link = self._address.link(self._address.find())
                 link.connect()
-            if errand.abandoned:
+            if attempt.abandoned:
                 self._put_back(link)  # for the next one who asks
                 return None
             try:

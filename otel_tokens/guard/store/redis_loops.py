@@ -8,14 +8,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any
 
-from otel_tokens.guard.store.redis_address import Address
+from otel_tokens.guard.store.redis_address import Address, Link
 from otel_tokens.guard.store.redis_wire import Request
 
-Link = Any
-"""A connection of redis-py: `connect`, `send_packed_command`, `read_response`, `can_read`, `disconnect`."""
 
-
-class _Pipe:
+class _Pipeline:
     """A connection on which requests follow one another without waiting; answers come in the order of requests.
 
     `heard` is when the server last answered, by the loop's clock.
@@ -96,8 +93,8 @@ class LoopLinks:
         self._forget = forget
         self._address = address
         self._timeout = timeout
-        self._pipe: _Pipe | None = None
-        self._door = asyncio.Lock()
+        self._pipeline: _Pipeline | None = None
+        self._connecting = asyncio.Lock()
         self._watch: AsyncGenerator[None, None] | None = None
 
     async def ask(self, request: Request) -> Any:
@@ -107,12 +104,12 @@ class LoopLinks:
         try:
             async with asyncio.timeout(self._timeout):
                 if self._watch is None:
-                    await self._begin_watch()
+                    await self._close_with_the_loop()
                 return await self._run(request)
         except TimeoutError as error:
-            pipe = self._pipe
-            if pipe is not None and pipe.heard < began:  # it is dead or stands still: another may fare better
-                await self._hang_up(pipe, error)
+            pipeline = self._pipeline
+            if pipeline is not None and pipeline.heard < began:  # it is dead or stands still: another may fare better
+                await self._drop(pipeline, error)
             raise self._address.late(self._timeout) from error
         except (errors.RedisError, OSError, RuntimeError) as error:
             raise self._address.failed(error) from error
@@ -121,10 +118,10 @@ class LoopLinks:
         """Close the connection after the answers that are on their way. The next request connects anew."""
         if self._watch is not None:
             await self._watch.aclose()
-        elif self._pipe is not None:
-            await self._say_goodbye(self._pipe)
+        elif self._pipeline is not None:
+            await self._close_gracefully(self._pipeline)
 
-    async def _begin_watch(self) -> None:
+    async def _close_with_the_loop(self) -> None:
         """A loop ends its async generators before it closes (`asyncio.run` does so), and ours closes the link."""
         self._watch = self._until_the_loop_ends()
         await anext(self._watch)
@@ -135,30 +132,30 @@ class LoopLinks:
         finally:
             self._watch = None
             self._forget()
-            if self._pipe is not None:
-                await self._say_goodbye(self._pipe)
+            if self._pipeline is not None:
+                await self._close_gracefully(self._pipeline)
 
-    async def _say_goodbye(self, pipe: _Pipe) -> None:
-        self._pipe = None
+    async def _close_gracefully(self, pipeline: _Pipeline) -> None:
+        self._pipeline = None
         with suppress(self._address.errors.RedisError, OSError, TimeoutError):
             async with asyncio.timeout(self._timeout):  # the farewell of TLS waits for an answer, too
-                await pipe.drain()
-                await pipe.link.disconnect()
+                await pipeline.drain()
+                await pipeline.link.disconnect()
 
-    async def _hang_up(self, pipe: _Pipe, reason: Exception) -> None:
-        if self._pipe is pipe:
-            self._pipe = None
-        await pipe.close(reason)
+    async def _drop(self, pipeline: _Pipeline, reason: Exception) -> None:
+        if self._pipeline is pipeline:
+            self._pipeline = None
+        await pipeline.close(reason)
 
     async def _run(self, request: Request) -> Any:
         errors = self._address.errors
         data, moves = request.short, 0
         while True:
-            pipe = self._pipe
-            if pipe is None or not pipe.running:
-                pipe = await self._ready()
+            pipeline = self._pipeline
+            if pipeline is None or not pipeline.running:
+                pipeline = await self._ready()
             try:
-                return await pipe.exchange(data)
+                return await pipeline.exchange(data)
             except errors.NoScriptError:
                 data = request.full()
             except errors.AskError as error:
@@ -166,34 +163,34 @@ class LoopLinks:
                     raise
                 moves += 1
                 self._address.follow(error)
-                await self._hang_up(pipe, error)
+                await self._drop(pipeline, error)
             except errors.ResponseError as error:
                 if not self._address.still_good(error):
-                    await self._hang_up(pipe, error)
+                    await self._drop(pipeline, error)
                 raise
             except (errors.RedisError, OSError) as error:
-                await self._hang_up(pipe, error)
+                await self._drop(pipeline, error)
                 raise
 
-    async def _ready(self) -> _Pipe:
+    async def _ready(self) -> _Pipeline:
         """A connection that the server has not closed meanwhile. One task looks or connects, the others wait."""
-        async with self._door:
-            pipe = self._pipe
-            if pipe is not None and await self._usable(pipe):
-                return pipe
-            if pipe is not None:
-                await self._hang_up(pipe, ConnectionError("closed by the server"))
+        async with self._connecting:
+            pipeline = self._pipeline
+            if pipeline is not None and await self._usable(pipeline):
+                return pipeline
+            if pipeline is not None:
+                await self._drop(pipeline, ConnectionError("closed by the server"))
             link = self._address.aio_link(await self._address.aio_find())
             try:
                 await link.connect()
             except BaseException:
                 await link.disconnect(nowait=True)
                 raise
-            self._pipe = pipe = _Pipe(link, self._address)
-            return pipe
+            self._pipeline = pipeline = _Pipeline(link, self._address)
+            return pipeline
 
-    async def _usable(self, pipe: _Pipe) -> bool:
+    async def _usable(self, pipeline: _Pipeline) -> bool:
         try:
-            return pipe.running or (pipe.link.is_connected and not await self._address.can_read(pipe.link))
+            return pipeline.running or (pipeline.link.is_connected and not await self._address.can_read(pipeline.link))
         except (self._address.errors.RedisError, OSError):
             return False

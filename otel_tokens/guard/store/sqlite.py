@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from otel_tokens.guard.store.account import Account
-from otel_tokens.guard.store.base import Admission, Balance, Booking, Change, Row, Slot, Store
+from otel_tokens.guard.store.base import Admission, AdmitRequest, Balance, Booking, Change, Row, Slot, Store
 from otel_tokens.guard.store.sqlite_books import Books, Declarations
 from otel_tokens.guard.store.sqlite_file import File
 from otel_tokens.guard.store.sqlite_quick import Quick
-from otel_tokens.guard.store.sqlite_rules import Asked, Pages, decide, narrowed, settle
+from otel_tokens.guard.store.sqlite_rules import Pages, admit, narrowed, settle
 
 _AT_ONCE = 0.005  # seconds
 _RENEWALS = 500  # per transaction: nobody waits for more
@@ -56,13 +56,13 @@ class SqliteStore(Store):
         self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int, critical: str = ""
     ) -> Admission:
         """Reserve on all `slots` or none."""
-        return self._file.run(partial(self._admit, Asked(key, slots, amounts, ttl_ms, critical)))
+        return self._file.run(partial(self._admit, AdmitRequest(key, slots, amounts, ttl_ms, critical)))
 
     async def aadmit(
         self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int, critical: str = ""
     ) -> Admission:
         """`admit` for event loops."""
-        return await self._file.arun(partial(self._admit, Asked(key, slots, amounts, ttl_ms, critical)))
+        return await self._file.arun(partial(self._admit, AdmitRequest(key, slots, amounts, ttl_ms, critical)))
 
     def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
         """Give back the lease, book the actual amounts."""
@@ -75,10 +75,6 @@ class SqliteStore(Store):
     async def asettle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
         """`settle` for event loops."""
         return await self._file.arun(partial(self._settle, key, slots, amounts))
-
-    async def arelease(self, key: str) -> None:
-        """`release` for event loops."""
-        await self.asettle(key, (), ())
 
     def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
         """Extend living leases, revive expired ones."""
@@ -128,19 +124,19 @@ class SqliteStore(Store):
     def _books(self, connection: sqlite3.Connection) -> Books:
         return Books(connection, host_ms(), self._declarations)
 
-    def _admit(self, asked: Asked, connection: sqlite3.Connection) -> Admission:
+    def _admit(self, request: AdmitRequest, connection: sqlite3.Connection) -> Admission:
         now = host_ms()
-        for slot in asked.slots:
+        for slot in request.slots:
             if slot.end and not slot.start <= now < slot.end:
                 return Admission(False, now, (), -1, "moved")
-        if asked.ttl_ms:
+        if request.ttl_ms:
             quick = Quick(connection, now, self._declarations)
-            admission = quick.admit(asked.key, asked.slots, asked.amounts, asked.ttl_ms)
+            admission = quick.admit(request.key, request.slots, request.amounts, request.ttl_ms)
             if admission is not None:
                 return admission
         books = Books(connection, now, self._declarations)
         books.reap()
-        admission = decide(books, asked)
+        admission = admit(books, request)
         self._forget_some(books, connection)
         books.save()
         return admission

@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from otel_tokens.guard.store.account import Account, Line
-from otel_tokens.guard.store.base import REMEMBER_MS, Slot
-from otel_tokens.guard.store.sqlite_file import NEVER
+from otel_tokens.guard.store.account import Account, Reservation
+from otel_tokens.guard.store.base import NEVER, REMEMBER_MS, Slot
 
 LIVES, EXPIRED, SETTLED = "lives", "expired", "settled"
 
@@ -36,7 +35,7 @@ class Lease(NamedTuple):
 
     state: str
     expires: int
-    lines: list[Line]
+    reservations: list[Reservation]
 
 
 class Declarations:
@@ -165,15 +164,15 @@ class Books:
         """The lease of that key, whatever became of it."""
         row = self._connection.execute("SELECT expires, held FROM budget_leases WHERE key = ?", (key,)).fetchone()
         if row is not None:
-            return Lease(LIVES, row[0], list(lines_of(row[1])))
+            return Lease(LIVES, row[0], list(reservations_of(row[1])))
         row = self._connection.execute("SELECT held FROM budget_ended WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
-        return Lease(SETTLED, 0, []) if row[0] is None else Lease(EXPIRED, 0, list(lines_of(row[0])))
+        return Lease(SETTLED, 0, []) if row[0] is None else Lease(EXPIRED, 0, list(reservations_of(row[0])))
 
-    def keep_alive(self, key: str, expires: int, lines: Sequence[Line]) -> None:
+    def keep_alive(self, key: str, expires: int, reservations: Sequence[Reservation]) -> None:
         """Write a living lease."""
-        held = "".join(map(line_text, lines))
+        held = "".join(map(reservation_text, reservations))
         self._connection.execute("INSERT OR REPLACE INTO budget_leases VALUES (?, ?, ?)", (key, expires, held))
         self._connection.execute("DELETE FROM budget_ended WHERE key = ?", (key,))
         self._connection.execute("UPDATE budget_store SET next_expiry = ? WHERE next_expiry > ?", (expires, expires))
@@ -191,8 +190,8 @@ class Books:
             if lease is None or lease.state == SETTLED:
                 continue
             if lease.state == EXPIRED:
-                self.shift(lease.lines, 1)
-            self.keep_alive(key, self.now + ttl_ms, lease.lines)
+                self.shift(lease.reservations, 1)
+            self.keep_alive(key, self.now + ttl_ms, lease.reservations)
 
     def reap(self) -> None:
         """Rule 8: give back what expired leases reserve. Bounded; the next operation goes on."""
@@ -201,27 +200,27 @@ class Books:
             return
         query = "SELECT key, held FROM budget_leases WHERE expires <= ? LIMIT 1000"
         for key, held in self._connection.execute(query, (self.now,)).fetchall():
-            self.shift(list(lines_of(held)), -1)
+            self.shift(list(reservations_of(held)), -1)
             self.end(key, held)
         query = "UPDATE budget_store SET next_expiry = coalesce((SELECT min(expires) FROM budget_leases), ?)"
         self._connection.execute(query, (NEVER,))
 
-    def shift(self, lines: Sequence[Line], sign: int) -> None:
+    def shift(self, reservations: Sequence[Reservation], sign: int) -> None:
         """Give back (-1) or take again (+1) what a lease reserves."""
-        for line in lines:
-            account = self.find(line.key)
+        for reservation in reservations:
+            account = self.find(reservation.key)
             if account is not None:
-                account.shift(line, sign)
+                account.shift(reservation, sign)
 
 
-def line_text(line: Line) -> str:
-    """A line of a lease as it is kept."""
-    return f"{line.amount} {line.start} {line.began} {line.key}\n"
+def reservation_text(reservation: Reservation) -> str:
+    """A reservation of a lease as it is kept."""
+    return f"{reservation.amount} {reservation.start} {reservation.began} {reservation.key}\n"
 
 
-def lines_of(held: str) -> Iterator[Line]:
-    """The lines of a lease as it is kept."""
+def reservations_of(held: str) -> Iterator[Reservation]:
+    """The reservations of a lease as it is kept."""
     for text in held.split("\n"):
         if text:
             amount, start, began, key = text.split(" ", 3)
-            yield Line(int(amount), int(start), int(began), key)
+            yield Reservation(int(amount), int(start), int(began), key)

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from otel_tokens.guard.forks import at_fork
-from otel_tokens.guard.store.base import StoreError
+from otel_tokens.forks import at_fork
+from otel_tokens.guard.store.base import NEVER, StoreError
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 VERSION = 1
-NEVER = 1 << 62
 _LOOK = 1.0  # seconds between two looks whether the file is still there
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from otel_tokens.guard.store.account import Line
+from otel_tokens.guard.store.account import Reservation
 from otel_tokens.guard.store.base import REMEMBER_MS, Admission, Balance, Booking, Slot
-from otel_tokens.guard.store.sqlite_books import Declarations, line_text, lines_of
+from otel_tokens.guard.store.sqlite_books import Declarations, reservation_text, reservations_of
 
 _SEEN = (
     "SELECT declaration, plain, used, reserved, limit_now, (SELECT next_expiry FROM budget_store) "
@@ -39,7 +39,7 @@ class Quick:
         """Reserve, where there is room on every account."""
         execute, now, expires = self._connection.execute, self._now, self._now + ttl_ms
         balances: list[Balance] = []
-        lines: list[str] = []
+        reservations: list[str] = []
         for slot, amount in zip(slots, amounts, strict=True):
             seen = execute(_SEEN, (slot.key,)).fetchone()
             if seen is None or seen[0] != self._declarations.text(slot):
@@ -50,8 +50,8 @@ class Quick:
             if not plain or not now < next_expiry <= expires or (slot.hard and used + reserved > limit):
                 return None
             balances.append((used, reserved, limit))
-            lines.append(line_text(Line(amount, slot.start, slot.start, slot.key)))
-        if execute(_NEW_LEASE, (key, expires, "".join(lines))).rowcount != 1:
+            reservations.append(reservation_text(Reservation(amount, slot.start, slot.start, slot.key)))
+        if execute(_NEW_LEASE, (key, expires, "".join(reservations))).rowcount != 1:
             return None
         for slot, amount in zip(slots, amounts, strict=True):
             execute(_RESERVE, (amount, now, slot.key))
@@ -63,18 +63,18 @@ class Quick:
         found = execute(_LEASE, (key,)).fetchone()
         if found is None:
             return None
-        held = list(lines_of(found[0]))
-        if [line.key for line in held] != [slot.key for slot in slots]:
+        held = list(reservations_of(found[0]))
+        if [reservation.key for reservation in held] != [slot.key for slot in slots]:
             return None
         bookings: list[Booking] = []
-        for slot, amount, line in zip(slots, amounts, held, strict=True):
+        for slot, amount, reservation in zip(slots, amounts, held, strict=True):
             seen = execute(_SEEN, (slot.key,)).fetchone()
             if seen is None or seen[0] != self._declarations.text(slot) or not seen[1]:
                 return None
             _, _, used, reserved, limit, _ = seen
-            bookings.append((used, used + amount, reserved - line.amount, limit))
+            bookings.append((used, used + amount, reserved - reservation.amount, limit))
         execute(_END_LEASE, (key,))
         execute(_REMEMBER, (key, now + REMEMBER_MS))
-        for slot, amount, line in zip(slots, amounts, held, strict=True):
-            execute(_BOOK, (amount, line.amount, now, slot.key))
+        for slot, amount, reservation in zip(slots, amounts, held, strict=True):
+            execute(_BOOK, (amount, reservation.amount, now, slot.key))
         return bookings

@@ -4,70 +4,39 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from otel_tokens.guard.store.account import Account, Line, by_key
-from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, Booking, Change, Refusal, Slot, StoreError
+from otel_tokens.guard.store.account import Account, Reservation, by_key, refusal
+from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, AdmitRequest, Booking, Change, Slot, StoreError
 from otel_tokens.guard.store.sqlite_books import EXPIRED, LIVES, SETTLED, Books, Lease
 
 _PAGE = 500  # accounts changed in one transaction: nobody waits for more
 
 
-class Asked(NamedTuple):
-    """The arguments of one `admit`."""
-
-    key: str
-    slots: Sequence[Slot]
-    amounts: Sequence[int]
-    ttl_ms: int
-    critical: str
-
-
-def decide(books: Books, asked: Asked) -> Admission:
+def admit(books: Books, request: AdmitRequest) -> Admission:
     """Rules 2 to 5 and 7: all slots, or none."""
     now = books.now
-    lease = books.lease(asked.key) if asked.ttl_ms else None
+    lease = books.lease(request.key) if request.ttl_ms else None
     if lease is not None and lease.state == SETTLED:
-        raise StoreError(f"lease {asked.key} has ended")
-    accounts: list[Account] = []
-    refused = -1
-    for slot, amount in zip(asked.slots, asked.amounts, strict=True):
-        account = books.open(slot)
+        raise StoreError(f"lease {request.key} has ended")
+    accounts = [books.open(slot) for slot in request.slots]
+    for account in accounts:
         account.age(now)
-        if (
-            slot.hard
-            and account.refuses(slot, amount, now, asked.critical)
-            and (refused < 0 or (account.finished and not accounts[refused].finished))
-        ):
-            refused = len(accounts)
-        accounts.append(account)
-    if refused < 0:
-        _grant(books, asked, accounts, lease)
-        return Admission(True, now, [account.balance(now) for account in accounts])
-    culprit = accounts[refused]
-    reason: Refusal = "finished" if culprit.finished else "limit"
-    return Admission(False, now, [a.balance(now) for a in accounts], refused, reason, culprit.retry_at(now))
+    return refusal(request, accounts, now) or _grant(books, request, accounts, lease)
 
 
-def _grant(books: Books, asked: Asked, accounts: list[Account], lease: Lease | None) -> None:
+def _grant(books: Books, request: AdmitRequest, accounts: Sequence[Account], lease: Lease | None) -> Admission:
     now = books.now
-    lines: list[Line] = []
-    for account, slot, amount in zip(accounts, asked.slots, asked.amounts, strict=True):
-        held = 0 if slot.wall else amount
-        if not slot.wall:
-            if slot.hard and amount > account.limit - account.used - account.reserved:
-                account.grace_by, account.grace_at = asked.critical, now
-            if asked.ttl_ms:
-                account.reserved += amount
-                account.updated = now
-            else:
-                account.book(amount, now)
-        lines.append(Line(held, slot.start, account.start, slot.key))
-    if asked.ttl_ms:
-        expires = now + asked.ttl_ms
+    reservations: list[Reservation] = []
+    for account, slot, amount in zip(accounts, request.slots, request.amounts, strict=True):
+        held = account.grant(slot, amount, now, request.critical, lease=request.ttl_ms > 0)
+        reservations.append(Reservation(held, slot.start, account.start, slot.key))
+    if request.ttl_ms:
+        expires = now + request.ttl_ms
         if lease is not None and lease.state == LIVES:
-            expires, lines = max(expires, lease.expires), [*lease.lines, *lines]
-        books.keep_alive(asked.key, expires, lines)
+            expires, reservations = max(expires, lease.expires), [*lease.reservations, *reservations]
+        books.keep_alive(request.key, expires, reservations)
+    return Admission(True, now, [account.balance(now) for account in accounts])
 
 
 def settle(books: Books, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
@@ -76,23 +45,23 @@ def settle(books: Books, key: str, slots: Sequence[Slot], amounts: Sequence[int]
     if lease is not None and lease.state == SETTLED:
         return ()
     books.end(key, None)
-    lines = lease.lines if lease else []
+    reservations = lease.reservations if lease else []
     if lease and lease.state == EXPIRED:  # its reservation is back already
-        lines = [line._replace(amount=0) for line in lines]
-    held = by_key(lines)
+        reservations = [reservation._replace(amount=0) for reservation in reservations]
+    held = by_key(reservations)
     bookings = [_book(books, slot, amount, held.pop(slot.key, ())) for slot, amount in zip(slots, amounts, strict=True)]
     for rest in held.values():  # accounts that only the lease names used nothing
         books.shift(rest, -1)
     return bookings
 
 
-def _book(books: Books, slot: Slot, amount: int, lines: Sequence[Line]) -> Booking:
+def _book(books: Books, slot: Slot, amount: int, reservations: Sequence[Reservation]) -> Booking:
     account = books.find(slot.key)
     if account is None or account.start < slot.start:
         if slot.end and slot.end <= books.now:
             return (0, 0, 0, slot.limit)
         account = books.open(slot)
-    return account.settle(slot, amount, lines, books.now)
+    return account.settle(slot, amount, reservations, books.now)
 
 
 class Pages:

@@ -1,4 +1,4 @@
-"""What a fork does to the guard's objects: one registration with the interpreter for all of them."""
+"""What a fork does to objects with locks and files: one registration with the interpreter for all of them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ class Forkable(Protocol):
     """An object with state that a forked child must not inherit as it is."""
 
     def before_fork(self) -> None:
-        """Bring the state to rest: take the lock."""
+        """Bring the state to rest: take the lock, close what a child must not inherit."""
         ...
 
     def after_fork(self, *, child: bool) -> None:
-        """Let go of the lock in the parent; in the child make it anew and forget what belongs to the parent."""
+        """Let go of the lock in the parent; in the child make it anew and forget what belongs to the parent.
+
+        A child may be told without `before_fork`: extension modules can fork without running the hooks before.
+        """
         ...
 
 
 _objects: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _resting: list[Forkable] = []
-_forking = threading.Lock()
+_forking = threading.RLock()
 """Held from before a fork until after it: two threads that fork at once take turns."""
 
 
@@ -33,7 +36,7 @@ def at_fork(target: Forkable) -> None:
 
 def _before() -> None:
     _forking.acquire()
-    _resting.extend(_objects)
+    _resting[:] = _objects
     for target in _resting:
         target.before_fork()
 
@@ -47,10 +50,10 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     global _forking
-    for target in _resting:
-        target.after_fork(child=True)
+    _forking = threading.RLock()
     _resting.clear()
-    _forking = threading.Lock()
+    for target in list(_objects):
+        target.after_fork(child=True)
 
 
 if hasattr(os, "register_at_fork"):

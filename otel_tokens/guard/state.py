@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard.actions import Actions, Later
+from otel_tokens.guard.actions import Actions, Scheduler
 from otel_tokens.guard.events import Decisions, Event, Kind, about
 from otel_tokens.guard.index import Index, Plan
 from otel_tokens.guard.keeper import Keeper
@@ -18,7 +18,7 @@ from otel_tokens.guard.learned import Learned
 from otel_tokens.guard.line import Line
 from otel_tokens.guard.meter import Meter
 from otel_tokens.guard.options import GuardOptions
-from otel_tokens.guard.refusal import Spot, asks, refused
+from otel_tokens.guard.refusal import AccountState, asks, refused
 from otel_tokens.guard.store.base import Balance, Booking, Slot, Store, StoreError
 from otel_tokens.guard.threshold import STEERING, Threshold
 from otel_tokens.safely import logger
@@ -32,8 +32,8 @@ Burn = tuple[float, Sequence[Slot], Sequence[Booking]]
 
 
 @dataclass(slots=True)
-class Room:
-    """The guard's furniture. `seen` has (window start, used, limit, when) of accounts that steer calls."""
+class GuardState:
+    """Built once per guard, mutable. `seen` has (window start, used, limit, when) of accounts that steer calls."""
 
     index: Index
     store: Store
@@ -44,7 +44,7 @@ class Room:
     decisions: Decisions
     keeper: Keeper
     ttl_ms: int
-    asker: Later
+    background: Scheduler
     burn: deque[Burn] = field(default_factory=lambda: deque[Burn](maxlen=BURN_SAMPLES))
     running_low: bool = False
     seen: dict[str, tuple[int, int, int, int]] = field(default_factory=dict[str, tuple[int, int, int, int]])
@@ -100,10 +100,10 @@ class Room:
                 self.actions.do(action, event)
 
     def refuse(
-        self, spot: Spot, requested: int, *, call: Call | None, now: int, retry_at: int = 0, why: str = ""
+        self, account: AccountState, requested: int, *, call: Call | None, now: int, retry_at: int = 0, why: str = ""
     ) -> BudgetExceededError:
         """Count and tell a refusal, and make its error. The 100 % actions run once per account and window."""
-        line, slot, balance = spot
+        line, slot, balance = account
         provider, model = ("", "") if call is None else (call.provider, call.model)
         self.decisions.single(line.name, "deny", provider, model)
         detail = why.rstrip(": ") or asks(line, requested)
@@ -117,7 +117,7 @@ class Room:
                     for action in threshold.actions:
                         if action.kind not in STEERING and action.kind != "event":
                             self.actions.do(action, event)
-        return refused(spot, requested, now=now, retry_at=retry_at, why=why)
+        return refused(account, requested, now=now, retry_at=retry_at, why=why)
 
     def without_store(self, error: StoreError, call: Call | None) -> BudgetExceededError | None:
         """A decision the store had no part in: counted; the error to raise when the guard fails closed."""
@@ -148,7 +148,7 @@ class Room:
                 self.store.settle_at_once(key, (), ())
                 return
             except StoreError:
-                pass
+                pass  # busy: the keeper tries again
         self.keeper.settle(key, (), ())
 
 

@@ -1,4 +1,4 @@
-"""What a call needs of the other rooms, and the engine that holds them: injected by the composition root."""
+"""What a call needs (prices, spans, budgets, sinks) and the engine that holds it: injected by the composition root."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ class Price(Protocol):
         geo: str | None = None,
         address: str | None = None,
         at: float,
-        operation: str = "chat",
     ) -> Cost:
         """The cost of `usage`."""
         ...
 
 
-class SpanRoom(Protocol):
-    """Spans of calls: the telemetry room."""
+class SpanWriter(Protocol):
+    """Spans of calls (`telemetry.spans`)."""
 
     def start(self, call: Call) -> Any:
         """A started span."""
@@ -75,8 +74,8 @@ class SpanRoom(Protocol):
         ...
 
 
-class GuardRoom(Protocol):
-    """Budgets: admit before, look at chunks, settle after."""
+class BudgetGuard(Protocol):
+    """Budgets (`guard.guard`): admit before, look at chunks, settle after."""
 
     def admit(self, call: Call, sizes: CallSizes) -> Lease | None:
         """Reserve, or raise BudgetExceededError."""
@@ -110,11 +109,11 @@ class Engine:
     """What every call needs, built once by the composition root."""
 
     price: Price
-    spans: SpanRoom
+    spans: SpanWriter
     sinks: tuple[tuple[str, Sink], ...]
     estimator: Estimator = field(default_factory=Estimator)
     worker: Worker = field(default_factory=Worker)
-    guard: GuardRoom | None = None
+    guard: BudgetGuard | None = None
     cut_cleanly: bool = False
     foreign: str = "coexist"
     parked: Parked = field(default_factory=dict[str, Any])
