@@ -36,6 +36,7 @@ class Worker:
         if self._thread is None and self._starting.acquire(blocking=False):
             try:
                 if self._thread is None:
+                    self._keep_up()
                     thread = threading.Thread(target=self._run, args=(self._jobs,), name=self._name, daemon=True)
                     thread.start()
                     self._thread = thread
@@ -43,6 +44,18 @@ class Worker:
                 pass  # the interpreter is shutting down: flush() runs what is queued
             finally:
                 self._starting.release()
+
+    def _keep_up(self) -> None:
+        """Take a queue of the kind that threads now have: gevent may have turned them into greenlets since.
+
+        A greenlet that waits at a queue of threads would keep its whole thread waiting.
+        """
+        before = self._jobs
+        if type(before) is queue.SimpleQueue:
+            return
+        self._jobs = queue.SimpleQueue()
+        while not before.empty():
+            self._jobs.put(before.get_nowait())
 
     def submit(self, job: Job) -> None:
         """Queue a job. Safe in finalisers."""

@@ -40,13 +40,17 @@ def body_for(headers: Any, active: ActiveCall, decoders: Any) -> Body:
     encoding = str(headers.get("content-encoding", "")).strip().lower()
     kind = str(headers.get("content-type", ""))
     plain = not encoding or encoding == "identity"
-    events = "event-stream" in kind
+    frames = "amazon.eventstream" in kind
+    # Servers that name no kind, or text, stream events all the same: the SDKs do not look at it either.
+    events = "event-stream" in kind or (active.call.stream and "json" not in kind and not frames)
     anew = events and active.hide_usage and encoding in _WINDOW
     inner: Body
-    if events:
+    if frames:
+        inner = FrameBody(active)
+    elif events:
         inner = EventBody(active, hide=plain or anew)
     else:
-        inner = FrameBody(active) if "amazon.eventstream" in kind else JsonBody(active)
+        inner = JsonBody(active)
     if plain:
         return inner
     return Decoded(inner, encoding, decoders, anew=anew)

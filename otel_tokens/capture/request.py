@@ -15,7 +15,7 @@ from otel_tokens.providers.hosts import Host
 from otel_tokens.providers.registry import route
 from otel_tokens.providers.spec import Endpoint, Provider
 from otel_tokens.shapes import is_list, is_mapping
-from otel_tokens.usage.read import dig, first
+from otel_tokens.usage.read import dig, first, get
 from otel_tokens.values import Call, make
 
 _TERMS = (("service_tier", "service_tier"), ("speed", "speed"), ("geo", "inference_geo"))
@@ -133,24 +133,44 @@ def body_of(options: Options) -> dict[str, Any]:
     return {**body, **options.extra_json} if options.extra_json else body
 
 
-def ask_for_usage(options: Options, body: Mapping[str, Any]) -> Callable[[], None] | None:
-    """Ask for usage on a chat stream whose caller didn't; returns the undo, or None when nothing was changed.
+class UsageOption(dict[str, Any]):
+    """`stream_options` as we wrote them, known by their class also when a client's hook has copied them."""
 
-    The caller's own dicts are not touched: the option goes into a copy.
-    """
-    if not body.get("stream"):
-        return None
+    instead_of: Any = None
+
+
+def usage_option(body: Mapping[str, Any]) -> UsageOption | None:
+    """What asks for usage on a chat stream whose caller said nothing of it; None where there is nothing to ask."""
     given = body.get("stream_options")
-    if given is not None and not is_mapping(given):
+    if not body.get("stream") or not (given is None or is_mapping(given)):
         return None
     if given and given.get("include_usage") is not None:
         return None
-    wanted: dict[str, Any] = {**(given or {}), "include_usage": True}
+    wanted = UsageOption(given or {}, include_usage=True)
+    wanted.instead_of = given
+    return wanted
+
+
+def ask_for_usage(options: Options, wanted: UsageOption) -> None:
+    """Put the option into a copy of the request's dict: the caller's own is not touched."""
     # extra_body is merged over json_data when the request is built, so it is the place that wins.
     place = "extra_json" if options.extra_json and "stream_options" in options.extra_json else "json_data"
-    before: Any = getattr(options, place)
-    setattr(options, place, {**before, "stream_options": wanted})
-    return lambda: setattr(options, place, before)
+    setattr(options, place, {**getattr(options, place), "stream_options": wanted})
+
+
+def with_ours(options: Options) -> bool:
+    """Whether a request goes out with the option that we wrote, and nobody else has written since."""
+    return any(isinstance(get(held, "stream_options"), UsageOption) for held in (options.json_data, options.extra_json))
+
+
+def unask(options: Options) -> None:
+    """Take the option out again, and leave all else as it is."""
+    for place in ("json_data", "extra_json"):
+        held = getattr(options, place)
+        ours = get(held, "stream_options")
+        if isinstance(ours, UsageOption):
+            rest = {key: value for key, value in held.items() if key != "stream_options"}
+            setattr(options, place, rest if ours.instead_of is None else {**rest, "stream_options": ours.instead_of})
 
 
 def rejects_usage_option(error: BaseException) -> bool:

@@ -95,14 +95,19 @@ class Scheduler:
 
     def after_fork(self) -> None:
         """Begin empty, without a thread."""
-        self._condition = threading.Condition()
+        self._new_condition()
         self._jobs: list[tuple[float, int, str, Callable[[], object]]] = []
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
         self._busy = False
 
+    def _new_condition(self) -> None:
+        self._condition, self._kind = threading.Condition(), threading.RLock
+
     def add(self, delay: float, name: str, job: Callable[[], object]) -> bool:
         """Run `job` after `delay` seconds; False if too many wait already."""
+        if self._thread is None and self._kind is not threading.RLock:
+            self._new_condition()  # gevent has turned threads into greenlets since, which need locks of their own
         with self._condition:
             if len(self._jobs) >= CAPACITY:
                 return False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from otel_tokens.guard.store.base import Store
@@ -48,3 +49,27 @@ async def arun(story: Story[T], store: Store) -> T:
                 step = story.send(result)
     except StopIteration as end:
         return end.value
+
+
+def in_asyncio() -> bool:
+    """Whether asyncio runs here: the stores' async halves need it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """Do blocking work for a coroutine that asyncio does not run: in a thread of trio's, or under any other loop here
+    and now.
+
+    The thread is waited for even by who is cancelled: what it was granted is not lost.
+    """
+    trio = sys.modules.get("trio")
+    try:
+        if trio is not None:
+            trio.lowlevel.current_task()
+    except RuntimeError:  # imported, but not what runs us
+        trio = None
+    return work() if trio is None else await trio.to_thread.run_sync(work)

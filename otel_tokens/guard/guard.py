@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from otel_tokens.forks import at_fork
 from otel_tokens.guard import asking, counting, leasing, manage, units
 from otel_tokens.guard.actions import Actions, Scheduler
 from otel_tokens.guard.budget import Budget
-from otel_tokens.guard.drive import arun, run
+from otel_tokens.guard.drive import arun, aside, in_asyncio, run
 from otel_tokens.guard.events import Decisions, Emit, Event
 from otel_tokens.guard.forecast import Forecast, clock_forecast, forecast
 from otel_tokens.guard.gas import Critical, Gas
@@ -101,6 +102,8 @@ class Guard:
 
     async def aadmit(self, call: Call, sizes: CallSizes) -> ActiveLease | None:
         """`admit` that never blocks the event loop."""
+        if not in_asyncio():
+            return await aside(partial(self.admit, call, sizes))
         return await asking.aadmit(self._state, call, sizes)
 
     def look(self, lease: Lease, output_tokens: int) -> BudgetExceededError | None:
@@ -144,7 +147,9 @@ class Guard:
 
     async def acount(self, operation: str, amount: int = 1, *, dangerous: bool = False) -> None:
         """`count` that never blocks the event loop."""
-        await arun(counting.count(self._state, operation, amount, dangerous=dangerous), self.store)
+        if not in_asyncio():
+            return await aside(partial(self.count, operation, amount, dangerous=dangerous))
+        return await arun(counting.count(self._state, operation, amount, dangerous=dangerous), self.store)
 
     @staticmethod
     def task_type(description: str) -> str | None:

@@ -34,7 +34,7 @@ class Keeper:
 
     def after_fork(self) -> None:
         """A child has no thread yet, and the jobs and leases it inherited are its parent's."""
-        self._condition = threading.Condition()
+        self._new_condition()
         self._jobs: deque[Job] = deque()
         self._excess: dict[str, tuple[Slot, int]] = {}
         self._leases: dict[str, weakref.ref[ActiveLease]] = {}
@@ -42,6 +42,9 @@ class Keeper:
         self._busy = False
         self._stopped = False
         self._renew_at = 0.0
+
+    def _new_condition(self) -> None:
+        self._condition, self._kind = threading.Condition(), threading.RLock
 
     # ---- leases -------------------------------------------------------------------------------------------------
     def hold(self, lease: ActiveLease) -> None:
@@ -97,6 +100,8 @@ class Keeper:
 
     # ---- the thread ---------------------------------------------------------------------------------------------
     def _start(self) -> None:
+        if self._kind is not threading.RLock:
+            self._new_condition()  # gevent has turned threads into greenlets since, which need locks of their own
         with self._condition:
             if self._thread is not None:
                 return

@@ -12,7 +12,7 @@ import pytest
 
 import otel_tokens
 from otel_tokens import conventions as c
-from otel_tokens.capture import call as capture_call
+from otel_tokens.capture import exchange as capture_exchange
 from otel_tokens.capture import stream as capture_stream
 from otel_tokens.capture.request import Requests
 from otel_tokens.demo.server import ModelServer, Reply
@@ -60,10 +60,10 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], bool]] = {
     "span ids": (lambda m: m.setattr(type(engine().spans), "ids", fails), True),
     "request": (lambda m: m.setattr(Requests, "call", fails), False),
     "endpoint": (lambda m: m.setattr(Requests, "endpoint", fails), False),
-    "foreign spans": (lambda m: m.setattr(capture_call, "foreign_span", fails), True),
-    "option": (lambda m: m.setattr(capture_call, "ask_for_usage", fails), False),
-    "response": (lambda m: m.setattr(capture_call, "_response_of", fails), True),
-    "tap": (lambda m: m.setattr(capture_call, "attach", fails), True),
+    "foreign spans": (lambda m: m.setattr(capture_exchange, "foreign_span", fails), True),
+    "option": (lambda m: m.setattr(capture_exchange, "ask_for_usage", fails), False),
+    "response": (lambda m: m.setattr(capture_exchange, "response_of", fails), True),
+    "tap": (lambda m: m.setattr(capture_exchange, "attach", fails), True),
     "body": (lambda m: m.setattr(capture_stream, "body_for", fails), True),
     "estimate": (lambda m: m.setattr(type(engine().estimator), "learn", fails), True),
     "worker": (lambda m: m.setattr(type(engine().worker), "ensure", fails), True),

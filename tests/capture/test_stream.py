@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import openai
 import pytest
 
 import otel_tokens
@@ -195,3 +198,75 @@ def test_a_body_that_nobody_observes_says_so_at_once(monkeypatch: pytest.MonkeyP
     tap._otel_inner.stream_observer = "theirs"
     assert tap.stream_observer == "theirs"
     assert (tap.closed, asked) == (0, ["closed"])
+
+
+@pytest.mark.parametrize("kind", ["text/plain", ""])
+def test_events_under_another_name(idle_meter: Any, make_server: Any, clients: Any, kind: str) -> None:
+    """Some servers and proxies do not say that what they stream are events; an SDK does not look at it."""
+    model = Model()
+    server = make_server(lambda asked: replace(model.respond(asked), headers={"content-type": kind}))
+    idle_meter.instrument()
+    with clients.openai(server).chat.completions.with_streaming_response.create(**CHAT) as response:
+        assert "prompt_tokens" not in response.text()
+    assert idle_meter.one().usage.origin == "provider"
+
+
+def test_a_whole_answer_where_a_stream_was_asked_for(meter: Any, make_server: Any, clients: Any) -> None:
+    """Servers that cannot stream answer so. The SDK makes no chunk of it; it is billed all the same."""
+    server = make_server(lambda asked: Model().respond(replace(asked, json={**asked.json, "stream": False})))
+    assert list(clients.openai(server).chat.completions.create(**CHAT)) == []
+    record = meter.one()
+    assert (record.outcome, record.usage.origin) == ("ok", "provider")
+    assert record.usage.output > 0
+
+
+def test_a_stream_that_a_hook_has_read(idle_meter: Any, server: ModelServer, clients: Any, http: Any) -> None:
+    """An event hook that logs answers reads the body before the caller does."""
+    client = clients.openai(server, http_client=http(openai).Client(event_hooks={"response": [lambda r: r.read()]}))
+    create = client.chat.completions.with_streaming_response.create
+
+    def read() -> list[Any]:
+        with create(**CHAT) as lines, create(**CHAT) as parsed:
+            return [list(lines.iter_lines()), list(parsed.parse()), list(client.chat.completions.create(**CHAT))]
+
+    bare = read()
+    idle_meter.instrument()
+    assert read() == bare
+    records = idle_meter.records(collect=True)
+    assert [(r.outcome, r.usage.origin) for r in records] == [("ok", "provider")] * 3
+
+
+class Insistent(openai.OpenAI):
+    """Sends what failed once more."""
+
+    def request(self, cast_to: Any, options: Any, **more: Any) -> Any:
+        try:
+            return super().request(cast_to, options, **more)
+        except openai.InternalServerError:
+            return super().request(cast_to, options, **more)
+
+
+class Asking(openai.OpenAI):
+    """Asks for usage by the SDK's own hook."""
+
+    def _prepare_options(self, options: Any) -> Any:
+        options.json_data = {**options.json_data, "stream_options": {"include_usage": True}}
+        return options
+
+
+@pytest.mark.parametrize("kind", [Insistent, Asking])
+def test_clients_that_change_a_request_or_repeat_it(idle_meter: Any, make_server: Any, kind: Any) -> None:
+    model, count = Model(), itertools.count()
+
+    def respond(asked: Request) -> Reply:
+        return model.respond(asked) if next(count) % 2 or kind is Asking else Reply(500, {"error": {"message": "no"}})
+
+    def shapes() -> list[bool]:
+        return [bool(chunk.choices) for chunk in client.chat.completions.create(**CHAT)]
+
+    with kind(api_key="k", base_url=f"{make_server(respond).url}/v1", max_retries=0) as client:
+        bare = shapes()
+        idle_meter.instrument()
+        assert shapes() == bare
+    assert idle_meter.records()[-1].usage.origin == "provider"
+    assert bare[-1] == (kind is Insistent)

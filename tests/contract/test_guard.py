@@ -232,6 +232,24 @@ def test_output_is_clamped_to_what_is_left(guarded: Any, model_server: ModelServ
     assert 0 < (sent.get("max_completion_tokens") or sent.get("max_tokens")) <= 400
 
 
+def test_the_clamp_holds_where_a_host_rejects_what_we_asked_for(
+    guarded: Any, make_server: Any, model_server: ModelServer
+) -> None:
+    """The call is repeated without the option; what the guard has written into it stays."""
+
+    def picky(asked: Request) -> Reply:
+        if asked["stream_options"] is not None:
+            return Reply(status=400, body={"error": {"message": "Unrecognized request argument: stream_options"}})
+        return model_server.respond(asked)
+
+    server = make_server(picky)
+    guarded(Budget("cap", output_tokens=400))
+    list(ask(client(server), max_tokens=None, stream=True))
+    bounds = [asked["max_completion_tokens"] or asked["max_tokens"] for asked in server.requests]
+    assert len(bounds) == 2
+    assert 0 < bounds[0] == bounds[1] <= 400
+
+
 def test_the_cap_of_time_of_one_call_is_its_timeout(guarded: Any, make_server: Any) -> None:
     import time
 

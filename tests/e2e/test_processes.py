@@ -92,6 +92,31 @@ def test_pools(workshop: Any, launch: Any, method: str) -> None:
     workshop.check(1 + 9)
 
 
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_greenlets(workshop: Any, store: str) -> None:
+    """A program that turns its threads into greenlets does so when the metering is on already."""
+    where = "memory" if store == "memory" else f"sqlite:///{workshop.folder}/budgets.db"
+    with (workshop.folder / "otel-tokens.yaml").open("a") as settings:
+        settings.write(f"store: {where}\nbudgets: [{{name: cap, calls: 100}}]\n")
+    program = """
+    from gevent import monkey
+
+    monkey.patch_all()
+    import gevent
+
+    def work():
+        chat(1)
+        with client() as c:
+            messages = [{"role": "user", "content": "Hello."}]
+            for chunk in c.chat.completions.create(model="gpt-4o", messages=messages, stream=True):
+                gevent.sleep(0)
+
+    gevent.joinall([gevent.spawn(work) for _ in range(8)], raise_error=True)
+    """
+    workshop.run(*CLI, sys.executable, workshop.program(program))
+    workshop.check_ledger(16)
+
+
 def test_a_child_in_the_middle_of_the_parents_calls(workshop: Any, launch: Any) -> None:
     """What is under way while the process forks (streams, threads, background work) is the parent's, once."""
     launch("""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import decimal
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
+import trio
 
 from otel_tokens.errors import BudgetExceededError, ConfigError
 from otel_tokens.guard.budget import Budget
@@ -135,17 +137,27 @@ def test_spending_to_the_last_cent(kit: Any) -> None:
     assert rows(guard)[("task", "usd", "")] == (Decimal("0.003"), 0, Decimal("0.003"))
 
 
-def test_async_tells_the_same_story(kit: Any) -> None:
-    guard = kit.guard(Budget("b", calls=2))
+def by_hand(function: Callable[[], Any]) -> None:
+    """No loop at all: an awaited function that does not wait."""
+    with pytest.raises(StopIteration):
+        function().send(None)
 
-    async def run() -> None:
+
+@pytest.mark.parametrize("loop", [asyncio.run, trio.run, by_hand], ids=["asyncio", "trio", "none"])
+def test_async_tells_the_same_story(kit: Any, store: Any, loop: Callable[..., Any]) -> None:
+    guard = kit.guard(Budget("b", calls=2), Budget("edits", operations={"file_edits": 1}), store=store)
+
+    async def story() -> None:
         for _ in range(2):
             lease = await guard.aadmit(kit.call(), kit.sizes())
             guard.settle(lease, kit.record(lease))
         with pytest.raises(BudgetExceededError):
             await guard.aadmit(kit.call(), kit.sizes())
+        await guard.acount("file_edits")
+        with pytest.raises(BudgetExceededError):
+            await guard.acount("file_edits")
 
-    asyncio.run(run())
+    loop(story() if loop is asyncio.run else story)
 
 
 def test_two_budgets_of_one_name_are_refused() -> None:

@@ -58,7 +58,7 @@ class Links:
 
     def _start_afresh(self) -> None:
         self._idle: list[Link] = []
-        self._free = threading.BoundedSemaphore(_MAX_CONNECTING)
+        self._free, self._kind = threading.BoundedSemaphore(_MAX_CONNECTING), threading.RLock
 
     def ask(self, request: Request) -> Any:
         """The answer to a request, within the timeout; else StoreError."""
@@ -127,6 +127,8 @@ class Links:
     def _connect_and_ask(self, request: Request, deadline: float) -> Any:
         """Connect, then ask: looking up names, TLS and logging in take several waits, which one thread bounds."""
         attempt = _Attempt()
+        if self._kind is not threading.RLock:
+            self._start_afresh()  # gevent has turned threads into greenlets since, which need locks of their own
         if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise self._address.late(self._timeout)
         work = partial(self._run, request)

@@ -63,7 +63,7 @@ class File:
     def __init__(self, path: str | os.PathLike[str], timeout: float) -> None:
         self.path = str(Path(path).expanduser().absolute())
         self._timeout = timeout
-        self._lock = threading.Lock()
+        self._new_lock()
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._identity = (0, 0)
         self._look_at = 0.0
@@ -78,6 +78,8 @@ class File:
         wait = self._timeout if wait is None else wait
         deadline = time.monotonic() + wait
         pauses = _Pauses()
+        if self._kind is not threading.Lock:
+            self._new_lock()  # gevent has turned threads into greenlets since: they take turns by locks of their own
         lock = self._lock  # a fork gives the child another
         if not lock.acquire(timeout=wait):
             raise self._late(wait)
@@ -133,10 +135,13 @@ class File:
     def after_fork(self, *, child: bool) -> None:
         """Go on; the next transaction opens the file again, in the child with a lock of its own."""
         if child:
-            self._lock = threading.Lock()
+            self._new_lock()
             self._turns.clear()
         else:
             self._lock.release()
+
+    def _new_lock(self) -> None:
+        self._lock, self._kind = threading.Lock(), threading.Lock
 
     def _late(self, wait: float) -> StoreError:
         return StoreError(f"{self.path}: locked by others for more than {wait:g} s")
