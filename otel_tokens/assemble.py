@@ -29,7 +29,7 @@ from otel_tokens.providers.spec import Provider
 from otel_tokens.safely import on_fault
 from otel_tokens.settings import Settings, refuse
 from otel_tokens.settings.given import nearest, shown
-from otel_tokens.shapes import is_dict
+from otel_tokens.settings.yaml import parse_file
 from otel_tokens.values import Cost, Record
 
 logger = logging.getLogger("otel_tokens")
@@ -66,9 +66,10 @@ def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) ->
     from otel_tokens.telemetry.metrics import Metrics
     from otel_tokens.telemetry.spans import Spans
 
-    pricer = make_pricer(settings)
+    rules, mistaken = examined_prices(settings)
     budgets, problems = examined_budgets(settings, given.budgets)
-    refuse([*examined_sdks(settings), *problems], settings.on_config_error)
+    refuse([*examined_sdks(settings), *mistaken, *problems], settings.on_config_error)
+    pricer = _pricer(rules) if rules else LatePricer()
     tracers, meters, own = find_providers(settings, given)
     spans = Spans(tracers.get_tracer(SCOPE), semconv=settings.semconv, cost_aliases=settings.cost_aliases)
     metrics = Metrics(
@@ -143,18 +144,26 @@ def _patch(settings: Settings, engine: Engine, patcher: Patcher) -> None:
 
 def make_pricer(settings: Settings) -> Any:
     """The pricer of these settings. Without rules of the user's it is made later, and in the background."""
+    rules, problems = examined_prices(settings)
+    refuse(problems, settings.on_config_error)
+    return _pricer(rules) if rules else LatePricer()
+
+
+def examined_prices(settings: Settings) -> tuple[list[Any], list[ConfigError]]:
+    """The user's rules of prices without a mistake, and every mistake in `prices:` and in the `prices_file`."""
     if not settings.prices and settings.prices_file is None:
-        return LatePricer()
-    from otel_tokens.pricing.rules import parse_rules
+        return [], []
+    from otel_tokens.pricing.rules import examined_rules
 
-    rules = parse_rules(settings.prices, settings.config or "prices")
-    if settings.prices_file is not None:
-        from otel_tokens.settings import read_yaml
-
-        held = read_yaml(settings.prices_file)
-        entries = held.child("prices") if is_dict(held.value) and "prices" in held.value else held
-        rules += parse_rules(tuple(entries.children()), settings.prices_file)
-    return _pricer(rules)
+    rules, problems = examined_rules(settings.prices, settings.config or "prices")
+    if settings.prices_file is None:
+        return list(rules), problems
+    try:
+        held, wrong = parse_file(settings.prices_file)
+    except ConfigError as error:
+        return list(rules), [*problems, *(error.problems or (error,))]
+    more, mistaken = examined_rules(held, settings.prices_file)
+    return [*rules, *more], [*problems, *wrong, *mistaken]
 
 
 def _pricer(rules: Sequence[Any] = ()) -> Any:
