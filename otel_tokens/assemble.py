@@ -29,7 +29,7 @@ from otel_tokens.providers.spec import Provider
 from otel_tokens.safely import on_fault
 from otel_tokens.settings import Settings, refuse
 from otel_tokens.settings.given import nearest, shown
-from otel_tokens.shapes import is_dict
+from otel_tokens.settings.yaml import parse_file
 from otel_tokens.values import UNPRICED, Cost, Record
 
 if TYPE_CHECKING:
@@ -74,9 +74,10 @@ def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) ->
     from otel_tokens.telemetry.metrics import Metrics
     from otel_tokens.telemetry.spans import Spans
 
-    pricer = make_pricer(settings)
+    rules, mistaken = examined_prices(settings)
     budgets, problems = examined_budgets(settings, given.budgets)
-    refuse([*examined_sdks(settings), *problems], settings.on_config_error)
+    refuse([*examined_sdks(settings), *mistaken, *problems], settings.on_config_error)
+    pricer = _pricer_with(rules)
     tracers, meters, own = find_providers(settings, given)
     spans = Spans(tracers.get_tracer(SCOPE), semconv=settings.semconv, cost_aliases=settings.cost_aliases)
     metrics = Metrics(
@@ -151,19 +152,32 @@ def _patch(settings: Settings, engine: Engine, patcher: Patcher) -> None:
 
 
 def make_pricer(settings: Settings) -> Pricer:
-    """The pricer of these settings. Without rules of the user's it is made later, and in the background."""
+    """The pricer of these settings. Raises ConfigError with every mistake in the user's prices."""
+    rules, problems = examined_prices(settings)
+    refuse(problems, settings.on_config_error)
+    return _pricer_with(rules)
+
+
+def examined_prices(settings: Settings) -> tuple[list[PriceRule], list[ConfigError]]:
+    """The user's rules of prices without a mistake, and every mistake in `prices:` and in the `prices_file`."""
     if not settings.prices and settings.prices_file is None:
-        return cast("Pricer", LazyPricer())
-    from otel_tokens.pricing.rules import parse_rules
+        return [], []
+    from otel_tokens.pricing.rules import examined_rules
 
-    rules = parse_rules(settings.prices, settings.config or "prices")
-    if settings.prices_file is not None:
-        from otel_tokens.settings import read_yaml
+    rules, problems = examined_rules(settings.prices, settings.config or "prices")
+    if settings.prices_file is None:
+        return list(rules), problems
+    try:
+        held, wrong = parse_file(settings.prices_file)
+    except ConfigError as error:
+        return list(rules), [*problems, *(error.problems or (error,))]
+    more, mistaken = examined_rules(held, settings.prices_file)
+    return [*rules, *more], [*problems, *wrong, *mistaken]
 
-        held = read_yaml(settings.prices_file)
-        entries = held.child("prices") if is_dict(held.value) and "prices" in held.value else held
-        rules += parse_rules(tuple(entries.children()), settings.prices_file)
-    return _pricer(rules)
+
+def _pricer_with(rules: Sequence[PriceRule]) -> Pricer:
+    """Without rules of the user's a pricer is made later, and in the background."""
+    return _pricer(rules) if rules else cast("Pricer", LazyPricer())
 
 
 def _pricer(rules: Sequence[PriceRule] = ()) -> Pricer:

@@ -7,6 +7,7 @@ unpriced: never guessed, never $0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -178,7 +179,7 @@ class Catalog:
         for name in exact:
             card = self._named(provider, list_id, name, wanted, at)
             if card is not None:
-                return _doubted(card, regional_doubt(name, card.model)) if list_id == "aws" else card
+                return _doubted(card, regional_doubt(name, card.model)) if list_id in ("aws", "azure") else card
         for name in exact:
             shorter = family(name)
             card = self._named(provider, list_id, shorter, wanted, at) if shorter else None
@@ -198,7 +199,8 @@ class Catalog:
         for source in (list_id, *(prices.fallbacks if prices is not None else ())):
             card = self._sourced(provider, source, name, wanted, at)
             if card is not None:
-                sold = source == list_id or (list_id, source) in SOLD_AT_OWN_PRICE
+                own = SOLD_AT_OWN_PRICE.get((list_id, source))
+                sold = source == list_id or (own is not None and re.match(own, card.model))
                 return card if sold else _doubted(card, f"{source}'s own price")
         return None
 

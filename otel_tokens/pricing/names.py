@@ -11,7 +11,8 @@ import re
 from otel_tokens.pricing.shipped import VENDOR_PREFIXES
 
 _DATE = r"20\d{2}-?(?:0[1-9]|1[0-2])-?(?:[0-2]\d|3[01])"
-_HARMLESS = re.compile(rf"(?<!\d){_DATE}(?!\d)|(?<=-)v\d\.\d(?=$|[-:@])")
+# A version behind a date is that snapshot's; by itself only the first is no sibling (nova-pro-v2 is another model).
+_HARMLESS = re.compile(rf"(?<!\d){_DATE}(?:-v\d)?(?!\d)|(?<=-)v0\.\d(?=$|[-:@])")
 _COMPACT_DATE = re.compile(r"(?<=-)(20\d{2})(0[1-9]|1[0-2])([0-2]\d|3[01])(?=[-:@]|$)")
 _SUFFIX = re.compile(rf"[-@](?:{_DATE}|latest|default)$")
 _GEMINI_STABLE = re.compile(r"(?<=^gemini-)(.*)-00\d$")
@@ -19,13 +20,18 @@ _SEPARATORS = "-@:/._"
 
 # What may stand after a name that the catalogue knows without changing what it costs.
 _WORDS = frozenset({"latest", "preview", "exp", "experimental", "beta", "default", "customtools", "instruct", "it"})
-_NUMBER = re.compile(r"\d{3,4}|\d{6}|\d{8}|v\d{1,2}")
+_NUMBER = re.compile(r"\d{3,4}|\d{6}|\d{8}|v[01]")
 _REGION = re.compile(r"(?:us|eu|ap|apac|jp|au|in|ca|sa|me|af|il|mx|us-gov)\.(?=[a-z0-9]+\.)")
-_ARN_REGION = re.compile(r"arn:[^:]*:bedrock:([a-z0-9-]+):")
+# In an ARN, or as a segment of its own, as LiteLLM writes it: bedrock/eu-west-2/…, azure/eu/…
+_IN_ADDRESS = re.compile(r"arn:[^:]*:bedrock:([a-z0-9-]+):|(?:.*/)?([a-z]{2,3}(?:-gov)?-[a-z]+-\d)/")
+_DATA_ZONE = re.compile(r"(?:azure(?:_ai)?/)?(us|eu)/")
 _VERTEX_REGION = re.compile(r"[a-z0-9-]+-aiplatform\.googleapis\.com|aiplatform\.[a-z]+\.rep\.googleapis\.com")
 
 # Bedrock: capacity by the hour or a model of the customer's own; the base model's token price does not apply.
-_NOT_BY_TOKEN = re.compile(r"arn:aws[a-z-]*:bedrock:[^/]*:(?:provisioned-model|imported-model|custom-model[a-z-]*)/")
+_NOT_BY_TOKEN = re.compile(
+    r"arn:aws[a-z-]*:bedrock:[^/]*:(?:provisioned-model|imported-model|custom-model[a-z-]*)/"
+    r"|(?:.*/)?\d-months?-commitment/"
+)
 
 
 def by_the_hour(model: str) -> bool:
@@ -63,16 +69,19 @@ def family(name: str) -> str | None:
 
 
 def regional_doubt(name: str, listed: str) -> str:
-    """Why the listed price need not be that of the region in a Bedrock id or ARN; "" where it is.
+    """Why the listed price need not be that of the region in a name on Bedrock or Azure; "" where it is.
 
     Lists have the prices of the USA. Claude costs the same in all commercial regions, other models do not.
     """
     model = name.rpartition("/")[2]
     prefix = _REGION.match(model)
-    arn = _ARN_REGION.match(name)
-    region = prefix.group()[:-1] if prefix else arn[1] if arn else ""
+    address = _IN_ADDRESS.match(name)
+    region = prefix.group()[:-1] if prefix else address[1] or address[2] if address else ""
     if prefix and listed.startswith(prefix.group()):
         return ""
+    zone = _DATA_ZONE.match(name)
+    if zone:
+        return f"no price for the data zone {zone[1]} is listed"
     priced = not region.startswith("us-gov") and (".claude" in model or re.match("(?:us)?$|us-", region))
     return "" if priced else f"no price for the region {region} is listed"
 

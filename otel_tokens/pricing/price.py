@@ -13,6 +13,12 @@ from otel_tokens.values import EXACT, Cost, CostStatus, Usage, make
 NO_USAGE = "no usage"
 """`Cost.rule` of a call that reported no tokens: nothing to price, so not a missing price either."""
 
+_UNREAD = frozenset(
+    {"unaccounted:total"}
+    | {f"{fault}:{name}" for fault in ("missing", "negative", "absurd", "not_a_number") for name in ("input", "output")}
+)
+"""Flags of a usage that leaves out tokens which may have been billed."""
+
 Sum = tuple[Parts, str, str]
 """The parts, the rules used, and why they are only an estimate ("" if they are not)."""
 
@@ -44,10 +50,10 @@ class Pricer:
         response's, `address` is the server's, which may tell the place too. `provider` None means the maker of the
         model. Components add up to the total exactly.
 
-        Status: "priced", also for tokens of a `Usage` made by hand; "estimated" when the tokens are (`usage.origin`),
-        or when a tier, lifetime, region or web search has no known price and the nearest one is used (`rule` says
-        which); "unpriced", all money None, when any part of the call has no known price (half a price is none) or
-        when there was no usage (`rule` is then `NO_USAGE`: no pricing miss).
+        Status: "priced", also for tokens of a `Usage` made by hand; "estimated" when the tokens are (`usage.origin`)
+        or are not reported in full (`usage.flags`), or when a tier, lifetime, region or web search has no known price
+        and the nearest one is used (`rule` says which); "unpriced", all money None, when any part of the call has no
+        known price (half a price is none) or when there was no usage (`rule` is then `NO_USAGE`: no pricing miss).
 
         A cost that the provider itself reports wins: it is `total` and `provider_total`, `source` is "provider",
         `local_total` is ours. What it exceeds our parts by is added to `other`; if it is below them, or we have
@@ -66,6 +72,8 @@ class Pricer:
         parts, rule, doubt = total
         if usage.origin in ("partial", "estimated"):
             doubt = "; ".join(filter(None, (doubt, f"tokens {usage.origin}")))
+        if usage.flags and not _UNREAD.isdisjoint(usage.flags):
+            doubt = "; ".join(filter(None, (doubt, "tokens not reported in full")))
         status: CostStatus = "estimated" if doubt else "priced"
         if doubt:
             rule = f"{rule} [{doubt}]"

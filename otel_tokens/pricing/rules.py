@@ -12,8 +12,10 @@ from typing import Any, cast
 from otel_tokens.errors import ConfigError
 from otel_tokens.pricing.card import RATE_NAMES
 from otel_tokens.settings.entry import Entry
+from otel_tokens.settings.given import shown
 
 EXAMPLE = "{model: gpt-4o, input: 2.50, output: 10}"
+_MAX_DIGITS = 100  # reading a longer number takes quadratic time, and Python refuses it from 4300 digits on
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +89,28 @@ def parse_rules(entries: object, where: str) -> tuple[PriceRule, ...]:
     `cache_read`, `cache_write`, `cache_write_5m` … (see `card.Rates`). Numbers keep all their digits; 0 is a price
     only if it is written. Raises `ConfigError` with all mistakes.
     """
+    rules, problems = examined_rules(entries, where)
+    if problems:
+        raise ConfigError.combined(problems)
+    return rules
+
+
+def examined_rules(entries: object, where: str) -> tuple[tuple[PriceRule, ...], list[ConfigError]]:
+    """As `parse_rules`, but the mistakes come back beside the rules without one. An empty file has no rules."""
+    problems: list[ConfigError] = []
     if isinstance(entries, Entry):
         whole: object = entries.value
         if isinstance(whole, Mapping) and "prices" in whole:
-            return parse_rules(entries.child("prices"), where)
-        if not isinstance(whole, (list, tuple)):
-            raise entries.error(f"is not a list; write prices as '- {EXAMPLE}'")
+            others = (key for key in cast("Mapping[str, object]", whole) if key != "prices")
+            problems += [entries.error("is not known in a file of prices; only `prices:` is", key) for key in others]
+            entries = entries.child("prices")
+            whole = entries.value
+        if whole is not None and not isinstance(whole, (list, tuple)):
+            return (), [*problems, entries.error(f"is not a list; write prices as '- {EXAMPLE}'")]
         entries = list(entries.children())
     if not isinstance(entries, (list, tuple)):
-        raise ConfigError(f"is not a list; write prices as '- {EXAMPLE}'", where=where, key="prices")
+        return (), [ConfigError(f"is not a list; write prices as '- {EXAMPLE}'", where=where, key="prices")]
     rules: list[PriceRule] = []
-    problems: list[ConfigError] = []
     beside: list[tuple[Entry, PriceRule]] = []
     for index, item in enumerate(cast("Iterable[object]", entries)):
         entry = item if isinstance(item, Entry) else Entry(item, where, ("prices", index))
@@ -111,9 +124,7 @@ def parse_rules(entries: object, where: str) -> tuple[PriceRule, ...]:
             problems.append(
                 entry.error("needs a row of the same model (and tier) without `above`, for the rest", "above")
             )
-    if problems:
-        raise ConfigError.combined(problems)
-    return tuple(rules)
+    return tuple(rules), problems
 
 
 class _Wrong(Exception):  # noqa: N818 (never leaves this module)
@@ -123,7 +134,7 @@ class _Wrong(Exception):  # noqa: N818 (never leaves this module)
 def _rule(entry: Entry, problems: list[ConfigError]) -> PriceRule | None:
     value: object = entry.value
     if not isinstance(value, Mapping):
-        problems.append(entry.error(f"{value!r} is not a mapping such as {EXAMPLE}"))
+        problems.append(entry.error(f"{shown(value)} is not a mapping such as {EXAMPLE}"))
         return None
     fields: dict[str, Any] = {"where": entry.where()}
     rates: dict[str, Decimal] = {}
@@ -165,23 +176,23 @@ def _amount(value: object) -> Decimal:
     if value is None:
         raise _Wrong("has no value; write the price, 0 for free, or leave the key out")
     if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
-        raise _Wrong(f"{value!r} is not a price; write USD as 2.50")
+        raise _Wrong(f"{shown(value)} is not a price; write USD as 2.50")
     text = str(value).strip()
     try:
         amount = Decimal(text)
     except InvalidOperation:
-        raise _Wrong(f"{value!r} is not a number; write USD without sign or unit, as 2.50") from None
+        raise _Wrong(f"{shown(value)} is not a number; write USD without sign or unit, as 2.50") from None
     if not amount.is_finite() or amount < 0:
-        raise _Wrong(f"{text} is not a price; write a number from 0 on")
+        raise _Wrong(f"{shown(value)} is not a price; write a number from 0 on")
     if not -30 <= amount.adjusted() <= 30:
-        raise _Wrong(f"{text} is no believable price in USD per million tokens")
+        raise _Wrong(f"{shown(value)} is no believable price in USD per million tokens")
     return amount
 
 
 def _text(value: object) -> str:
     if isinstance(value, str) and value.strip():
         return value.strip()
-    raise _Wrong(f"{value!r} is not a name; write text, in quotes if it looks like a number")
+    raise _Wrong(f"{shown(value)} is not a name; write text, in quotes if it looks like a number")
 
 
 def _word(value: object) -> str:
@@ -193,11 +204,11 @@ def _note(value: object) -> str:
 
 
 def _tokens(value: object) -> int:
-    if isinstance(value, str) and value.strip().replace("_", "").isdecimal():
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS and value.strip().replace("_", "").isdecimal():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    raise _Wrong(f"{value!r} is not a number of input tokens; write a whole number such as 200000")
+    raise _Wrong(f"{shown(value)} is not a number of input tokens; write a whole number such as 200000")
 
 
 def _day(value: object) -> date:
@@ -210,13 +221,13 @@ def _day(value: object) -> date:
             return date.fromisoformat(value.strip())
         except ValueError:
             pass
-    raise _Wrong(f"{value!r} is not a date; write it as 2026-01-31")
+    raise _Wrong(f"{shown(value)} is not a date; write it as 2026-01-31")
 
 
 def _dollars(value: object) -> str:
     if isinstance(value, str) and value.strip().upper() == "USD":
         return "USD"
-    raise _Wrong(f"{value!r} is not supported; state prices in USD")
+    raise _Wrong(f"{shown(value)} is not supported; state prices in USD")
 
 
 def _nearest(word: str) -> str:

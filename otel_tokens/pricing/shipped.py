@@ -51,8 +51,13 @@ PRICE_LISTS: dict[str, str] = {
     "arcee": "arcee",
 }
 
-# Vendors whose models another cloud sells at the vendor's own price; prices through others are guesses.
-SOLD_AT_OWN_PRICE = frozenset({("azure", "openai"), ("azure", "anthropic"), ("google", "anthropic")})
+# (list, vendor): which of a vendor's models (a regular expression, from the name's start) that cloud sells at the
+# vendor's own price; prices through others are guesses. Who serves open weights sets a price of its own.
+SOLD_AT_OWN_PRICE: dict[tuple[str, str], str] = {
+    ("azure", "openai"): r"(?!gpt-oss)",
+    ("azure", "anthropic"): "",
+    ("google", "anthropic"): "",
+}
 
 # What other instrumentations and libraries call the providers.
 PROVIDER_ALIASES: dict[str, str] = {

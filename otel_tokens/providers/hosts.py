@@ -134,6 +134,10 @@ TABLE: tuple[Row, ...] = (
     Row("api.inceptionlabs.ai", "inception", TRY),
     Row("api.voyageai.com", "voyage"),
     Row("api.jina.ai", "jina", TRY),
+    Row("api.sarvam.ai", "sarvam", TRY),
+    Row("api.morphllm.com", "morph", TRY),
+    Row("api.nova.amazon.com", "amazon_nova", TRY),  # Amazon's own API of Nova, not Bedrock
+    Row("gigachat.devices.sberbank.ru", "gigachat", TRY),
     # ---- hosts of other makers' models
     Row("api.groq.com", "groq", ASK),
     Row("api.cerebras.ai", "cerebras", ASK),
@@ -174,6 +178,12 @@ TABLE: tuple[Row, ...] = (
     Row("api.replicate.com", "replicate", TRY),
     Row("openai-proxy.replicate.com", "replicate", TRY),
     Row("api.cloudflare.com", "cloudflare", TRY),
+    Row("inference.api.nscale.com", "nscale", TRY),
+    Row("api.inference.crusoecloud.com", "crusoe", TRY),
+    Row("api.gmi-serving.com", "gmi", TRY),
+    Row("api.clarifai.com", "clarifai", TRY),
+    Row("api.publicai.co", "publicai", TRY),
+    Row("api.synthetic.new", "synthetic", TRY),
     Row("ollama.com", "ollama_cloud", ASK),
     # ---- routers, which bill for others
     Row("openrouter.ai", "openrouter", ASK),
@@ -187,6 +197,8 @@ TABLE: tuple[Row, ...] = (
     Row("api.requesty.ai", "requesty", TRY),
     Row("router.requesty.ai", "requesty", TRY),
     Row("opencode.ai", "opencode", TRY, path="/zen"),
+    Row("nano-gpt.com", "nano_gpt", TRY),
+    Row("aihubmix.com", "aihubmix", TRY),
     # ---- gateways, whose path or name says who bills
     Row("gateway.ai.cloudflare.com", "openai", ASK, path="/v1/*/*/openai"),
     Row("gateway.ai.cloudflare.com", "anthropic", path="/v1/*/*/anthropic"),

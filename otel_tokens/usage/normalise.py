@@ -139,6 +139,8 @@ def normalise(counts: Counts, endpoint: Endpoint) -> Usage:
         if beside > values.get("output", 0):
             values["output"] = values.get("output", 0) + beside
     _reconcile(values, total, flags)
+    if endpoint.operation != "embeddings":
+        flags += [f"missing:{name}" for name in ("input", "output") if name not in values]
     made: dict[str, Any] = {**values, "total": total, "reported_cost": cost, "origin": "provider", "reported": reported}
     if flags:
         made["flags"] = tuple(flags)
@@ -181,12 +183,6 @@ def _number(value: Any, name: str, flags: list[str]) -> int | None:
     return whole
 
 
-def _cut(values: dict[str, int], name: str, limit: int, flags: list[str]) -> None:
-    if values.get(name, 0) > limit:
-        flags.append(f"exceeds:{name}")
-        values[name] = max(limit, 0)
-
-
 def _reconcile(values: dict[str, int], total: int | None, flags: list[str]) -> None:
     """Make the invariants hold; the totals win over their parts."""
     given, made = values.get("input", 0), values.get("output", 0)
@@ -198,11 +194,12 @@ def _reconcile(values: dict[str, int], total: int | None, flags: list[str]) -> N
         if value > (made if name in PARTS_OF_OUTPUT else given) and name in PARTS:
             flags.append(f"exceeds:{name}")
             values[name] = made if name in PARTS_OF_OUTPUT else given
-    if values.get("cache_read") and values.get("cache_write"):
-        _cut(values, "cache_write", given - values["cache_read"], flags)
+    if values.get("cache_write", 0) > (room := given - values.get("cache_read", 0)):
+        flags.append("exceeds:cache_write")
+        values["cache_write"] = room
     _ttl(values, given, flags)
-    if total is not None and total < given + made - reasoning:
-        flags.append("exceeds:total")
+    if total is not None and not given + made - reasoning <= total <= given + made:
+        flags.append("exceeds:total" if total < given + made else "unaccounted:total")
 
 
 PARTS_OF_OUTPUT = frozenset({"reasoning"} | {name for name in TOKEN_FIELDS if name.startswith("output_")})

@@ -136,6 +136,9 @@ def test_a_name_finds_its_price(catalog: Catalog, provider: str | None, model: s
         ("moonshot_ai", "kimi-k2.5-fast"),
         ("aws.bedrock", "amazon.nova-lite-plus-v1:0"),
         ("aws.bedrock", "us.anthropic.claude-opus-9-v1:0"),
+        ("aws.bedrock", "amazon.nova-pro-v2:0"),
+        ("aws.bedrock", "us.amazon.nova-premier-v9:0"),
+        ("aws.bedrock", "bedrock/eu-central-1/1-month-commitment/anthropic.claude-v2:1"),
         ("aws.bedrock", ARN + "application-inference-profile/a1b2c3d4"),
         ("aws.bedrock", ARN + "provisioned-model/abc"),
         ("azure.ai.openai", "my-deployment"),
@@ -220,12 +223,32 @@ def test_bedrock_s_request_tells_the_region_its_response_does_not(price: Callabl
         (ARN + "foundation-model/amazon.nova-pro-v1:0", "priced"),
         (ARN.replace("us-east-1", "eu-west-1") + "foundation-model/amazon.nova-pro-v1:0", "estimated"),
         (ARN.replace("us-east-1", "eu-west-1") + f"foundation-model/anthropic.{SONNET}-v1:0", "priced"),
+        ("bedrock/us-west-2/amazon.nova-pro-v1:0", "priced"),
+        ("bedrock/eu-west-2/amazon.nova-pro-v1:0", "estimated"),
+        ("bedrock/us-gov-east-1/amazon.nova-pro-v1:0", "estimated"),
+        ("bedrock/invoke/eu-west-2/amazon.nova-pro-v1:0", "estimated"),
     ],
 )
 def test_a_bedrock_region_that_is_not_listed_is_an_estimate(
     price: Callable[..., Cost], model: str, status: str
 ) -> None:
     assert price("aws.bedrock", model, input=10).status == status
+
+
+@pytest.mark.parametrize(
+    ("model", "status"),
+    [
+        ("gpt-4o", "priced"),
+        ("claude-sonnet-4-5", "priced"),
+        ("gpt-oss-120b", "estimated"),  # open weights: OpenAI's list does not tell Azure's price
+        ("azure/eu/o4-mini", "estimated"),  # a data zone costs more
+        ("eu/o4-mini-2025-04-16", "estimated"),
+    ],
+)
+def test_azure_sells_at_the_vendor_s_price_what_the_vendor_sells(
+    price: Callable[..., Cost], model: str, status: str
+) -> None:
+    assert price("azure.ai.openai", model, input=10).status == status
 
 
 def test_what_latest_stands_for_is_an_estimate_unless_a_list_says_it(price: Callable[..., Cost]) -> None:

@@ -150,6 +150,20 @@ def test_estimated_tokens_make_an_estimate(price: Price, origin: str) -> None:
     assert f"tokens {origin}" in cost.rule
 
 
+@pytest.mark.parametrize(
+    ("flag", "status"),
+    [
+        ("missing:output", "estimated"),
+        ("absurd:input", "estimated"),
+        ("unaccounted:total", "estimated"),
+        ("exceeds:cache_read", "priced"),
+        ("negative:cache_read", "priced"),
+    ],
+)
+def test_a_report_with_a_gap_makes_an_estimate(price: Price, flag: str, status: str) -> None:
+    assert price("openai", "gpt-4o", input=10, output=1, flags=(flag,)).status == status
+
+
 def test_a_stated_zero_is_a_price(price: Price) -> None:
     cost = price("zai", "glm-4.7-flash", input=1000, output=10)
     assert (cost.total, cost.status) == (0, "priced")

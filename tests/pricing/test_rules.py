@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from otel_tokens.assemble import examined_prices, make_pricer
 from otel_tokens.errors import ConfigError
 from otel_tokens.pricing.catalog import Catalog
 from otel_tokens.pricing.rules import PriceRule, parse_rules
-from otel_tokens.settings import read_yaml
+from otel_tokens.settings import load_settings, read_yaml
 from otel_tokens.settings.entry import Entry
 from otel_tokens.values import Cost
 
@@ -225,3 +226,36 @@ def test_rules_in_python() -> None:
     rule = PriceRule("m", {"input": Decimal(1)}, where="keyword")
     assert parse_rules([rule], "keyword") == (rule,)
     assert rule.title == 'keyword "m"'
+
+
+@pytest.mark.parametrize(
+    ("text", "wheres", "says"),
+    [
+        ("- {model: m, input: 1}\n- {model: m, above: " + "9" * 5000 + ", input: 2}\n", ["p.yaml:2"], "whole number"),
+        ("- {model: m, input: " + "9" * 5000 + "}\n", ["p.yaml:1"], "no believable price"),
+        ("pricse: []\nprices:\n- {model: m, input: 1}\n", ["p.yaml:1"], "not known in a file of prices"),
+        ("prices:\n  m: {input: 1}\n", ["p.yaml:1"], "not a list"),
+        ("hosts: []\n", ["p.yaml:1"], "not a list"),
+        ("- {model: m, input: 1, input: 2}\n- {model: n, input: x}\n", ["p.yaml:1", "p.yaml:2"], "given twice"),
+    ],
+)
+def test_a_mistake_in_a_file_of_prices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, wheres: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.yaml").write_text(text)
+    _, problems = examined_prices(load_settings(False, prices_file="p.yaml"))
+    assert [problem.where for problem in problems] == wheres
+    assert says in problems[0].reason
+    assert all(len(str(problem)) < 300 for problem in problems)
+
+
+def test_what_is_right_holds_beside_mistakes_that_are_to_be_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("- {model: a, input: 1}\n- {model: b, input: x}\n")
+    settings = load_settings(False, prices_file=str(file), on_config_error="ignore")
+    assert [rule.model for rule in make_pricer(settings).catalog.overrides] == ["a"]
+    gone = load_settings(False, prices_file=str(tmp_path / "none.yaml"), on_config_error="ignore")
+    assert make_pricer(gone).catalog.overrides == ()
+    with pytest.raises(ConfigError):
+        make_pricer(load_settings(False, prices_file=str(file)))

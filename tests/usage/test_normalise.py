@@ -194,6 +194,21 @@ def test_odd_numbers(given_value: Any, tokens: int, flag: str | None) -> None:
     assert (flag in usage.flags) if flag else usage.flags == ()
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "raw", "flags"),
+    [
+        ("openai.chat", {"prompt_tokens": True, "completion_tokens": 3}, ("missing:input",)),
+        ("openai.chat", {"prompt_tokens": 9, "completion_tokens": None}, ("missing:output",)),
+        ("anthropic.messages", {"output_tokens": 3}, ("missing:input",)),
+        ("openai.embeddings", {"prompt_tokens": 9, "total_tokens": 9}, ()),
+        # Gemini's compatible endpoint bills thoughts that only its total counts.
+        ("openai.chat", {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 99}, ("unaccounted:total",)),
+    ],
+)
+def test_tokens_that_no_number_tells_are_flagged(endpoint: str, raw: dict[str, Any], flags: tuple[str, ...]) -> None:
+    assert read(endpoint, raw).flags == flags
+
+
 def test_a_detail_beyond_its_total_is_cut_and_flagged() -> None:
     usage = read(
         "openai.chat",

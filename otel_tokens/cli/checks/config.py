@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from otel_tokens.assemble import examined_sdks
+from otel_tokens.assemble import examined_prices, examined_sdks
 from otel_tokens.assemble_guard import examined_budgets
 from otel_tokens.cli.checks.finding import Finding
-from otel_tokens.cli.launch.declared import catalog
 from otel_tokens.cli.launch.session import VARIABLE
 from otel_tokens.cli.options import without_password
 from otel_tokens.errors import ConfigError
@@ -49,7 +48,10 @@ def _budgets(settings: Settings) -> Sequence[object]:
 
 
 def _rules(settings: Settings) -> Sequence[object]:
-    return catalog(settings).overrides
+    rules, problems = examined_prices(settings)
+    if problems:
+        raise ConfigError.combined(problems)
+    return rules
 
 
 def given(settings: Settings) -> list[tuple[str, str, str]]:
