@@ -272,7 +272,7 @@ def test_spans_ended_by_many_threads_and_by_the_collector() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     gc.collect()
     sdk.provider.shutdown()
     assert len(sdk.records) == 8 * 40
