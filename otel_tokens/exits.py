@@ -24,13 +24,15 @@ Step = Callable[[], object]
 class Steps(NamedTuple):
     """What to do, none of it raising: at Python's own end, at one that passes that by, and where one is near.
 
-    `counted` says whether this process has made calls: without any, os._exit is as quick as ever.
+    `counted` says whether this process has made calls: without any, os._exit is as quick as ever. `limit` gives the
+    seconds that the step of an end may take.
     """
 
     at_exit: Step
     otherwise: Step
     flush: Step
     counted: Callable[[], bool]
+    limit: Callable[[], float]
 
 
 _steps: Steps | None = None
@@ -59,8 +61,8 @@ def _end(step: Step) -> None:
         _ending, _ended = 0, os.getpid()
 
 
-def finish(limit: float = 2.0) -> bool:
-    """Do what is to be done before an end, in at most `limit` seconds: for the handler of a signal.
+def finish() -> bool:
+    """Do what is to be done before an end, in the time there is for it: for the handler of a signal.
 
     On a thread, because the interrupted code may hold a lock that is needed for it: then time runs out. False when
     the interrupted code is doing just that: the handler has to return and leave the end to it.
@@ -74,7 +76,7 @@ def finish(limit: float = 2.0) -> bool:
         thread.start()
     except RuntimeError:  # too late for threads
         return True
-    thread.join(limit)
+    thread.join(_steps.limit())
     return True
 
 

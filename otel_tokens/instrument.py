@@ -70,7 +70,7 @@ def instrument(
             return
         given = Given(tracer_provider, meter_provider, declared, on_record)
         _runtime = build(loaded, given, _patcher, _worker)
-        before_exit(Steps(partial(_end, theirs=False), _end, partial(safely, "flush", flush), _counted))
+        before_exit(Steps(partial(_end, theirs=False), _end, partial(safely, "flush", flush), _counted, _limit))
 
 
 def uninstrument() -> None:
@@ -124,6 +124,11 @@ def _end(*, theirs: bool = True) -> None:
 def _counted() -> bool:
     held = _runtime
     return held is not None and bool(held.metrics.totals.counts("calls"))
+
+
+def _limit() -> float:
+    held = _runtime
+    return held.settings.flush_timeout if held is not None else 0.0
 
 
 def _close(held: Runtime) -> None:

@@ -8,11 +8,14 @@ import gc
 import importlib
 import inspect
 import logging
+import random
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import hypothesis
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -28,6 +31,12 @@ from otel_tokens.values import Record
 
 MakeServer = Callable[..., ModelServer]
 
+# How long an example takes says something about the machine, not about what is tested.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("unhurried")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -39,6 +48,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What the imports have made stays: the collector, which many tests run, need not look at it each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """A command sets up logging for its process; run inside a test's, it must not silence the next test."""
@@ -47,6 +63,33 @@ def logging_as_it_was() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def new_port() -> Callable[[], int]:
+    """Finds a port for a server that is to be told one, or that is to stay silent.
+
+    Outside of the range the kernel gives away by itself: from there the next server or connection of another test may
+    be given the same before it is taken.
+    """
+    chance = random.SystemRandom()
+
+    def find() -> int:
+        while True:
+            port = chance.randrange(12_000, 22_000)
+            # The bus of a Redis cluster is 10,000 above.
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                for number in (port, port + 10_000):
+                    stack.enter_context(socket.create_server(("127.0.0.1", number)))
+                return port
+
+    return find
+
+
+@pytest.fixture
+def free_port(new_port: Callable[[], int]) -> int:
+    """A port that nobody listens on."""
+    return new_port()
 
 
 @pytest.fixture
@@ -168,7 +211,7 @@ class Sdk:
         package, _, name = cls.partition(".")
         module = importlib.import_module(package)
         make = getattr(module, name if self.kind == "sync" else f"Async{name}")
-        return self.opened(make(**{"max_retries": 0, "timeout": 10, **options}))
+        return self.opened(make(**{"max_retries": 0, "timeout": 60, **options}))
 
     def openai(self, url: str, **options: Any) -> contextlib.AbstractAsyncContextManager[Any]:
         """`openai.OpenAI` at a server's url, under /v1."""

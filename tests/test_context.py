@@ -75,18 +75,18 @@ def test_one_object_nests_in_itself_and_serves_threads_at_once():
 
     def work(number: int) -> None:
         with tags(task=number):
-            barrier.wait(10)
+            barrier.wait(60)
             for _ in range(50):
                 with again:
                     seen.append(now())
-            barrier.wait(10)
+            barrier.wait(60)
             seen.append(now())
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     for number in range(8):
         assert seen.count({"session": "s1", "task": str(number)}) == 50
         assert seen.count({"task": str(number)}) == 1
@@ -355,7 +355,7 @@ def test_a_generator_may_be_finished_in_another_context_and_thread():
     contextvars.copy_context().run(next, body)
     thread = threading.Thread(target=body.close)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert log[-1] == ("end", {"agent": "gen"})
 
     body = count(log)
@@ -596,7 +596,7 @@ def test_a_thread_inherits_only_what_it_is_given():
         for target in (lambda: seen.append(now()), carried):
             thread = threading.Thread(target=target)
             thread.start()
-            thread.join(10)
+            thread.join(60)
     assert seen == [{}, {"session": "s"}]
 
 
@@ -605,7 +605,7 @@ def test_a_carried_function_runs_many_times_at_once():
 
     def work(number: int) -> dict[str, str]:
         with tags(task=number):
-            barrier.wait(10)
+            barrier.wait(60)
             return now()
 
     with tags(session="s"):

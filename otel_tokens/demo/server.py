@@ -91,7 +91,7 @@ class ModelServer:
         for thread, _ in connections:
             thread.join(_JOIN)
 
-    def wait_for(self, condition: Callable[[ModelServer], bool], timeout: float = 5.0) -> bool:
+    def wait_for(self, condition: Callable[[ModelServer], bool], timeout: float = 60.0) -> bool:
         """Waits until `condition(server)` holds, looking again after each request and each disconnect."""
         with self._changed:
             return self._changed.wait_for(lambda: condition(self), timeout)

@@ -1,4 +1,4 @@
-"""Tens of thousands of calls leave nothing behind, whatever their ends, clients, tags and models."""
+"""Thousands of calls leave nothing behind, whatever their ends, clients, tags and models."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def metered(idle_meter: Any) -> Any:
     tracers.shutdown()
 
 
-def test_twenty_thousand_calls(metered: Any, transport: Any) -> None:
+def test_thousands_of_calls(metered: Any, transport: Any) -> None:
     with openai.OpenAI(api_key="k", http_client=transport(openai)) as client:
         # The SDK's own way through with the least of the SDK's own work.
         post = client.chat.completions.with_raw_response.create
@@ -103,9 +103,9 @@ def test_twenty_thousand_calls(metered: Any, transport: Any) -> None:
                 with otel_tokens.tags(session=f"s{number}", task="t"):
                     post(**CHAT)
 
-        check_flat(work, 4000)
-    assert metered.total(c.CALLS.name) == 20_000
-    assert metered.total(c.TOKENS_INPUT.name) == 20_000 * 1000
+        check_flat(work, 2500)
+    assert metered.total(c.CALLS.name) == 12_500
+    assert metered.total(c.TOKENS_INPUT.name) == 12_500 * 1000
 
 
 def test_two_thousand_streams_with_every_end(metered: Any, transport: Any) -> None:

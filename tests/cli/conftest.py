@@ -59,6 +59,7 @@ class Workshop:
             "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
             "MODEL_URL": server.url,
             "OTEL_TOKENS_STRICT": "1",
+            "OTEL_TOKENS_FLUSH_TIMEOUT": "30",  # the machine may be busy
             "XDG_STATE_HOME": str(folder / "state"),
             "HOME": str(folder),
             "NO_PROXY": "127.0.0.1",

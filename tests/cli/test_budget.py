@@ -92,7 +92,7 @@ def test_every_change_shows(budgets: Any) -> None:
 
 def test_who_waits_is_said_as_long_as_it_waits(budgets: Any) -> None:
     budgets.run_program("chat()")
-    store = SqliteStore(budgets.folder / "budgets.db", timeout=10)
+    store = SqliteStore(budgets.folder / "budgets.db", timeout=60)
 
     def says() -> bool:
         return "a call waits" in budgets.here("budget", "list").stdout
@@ -150,7 +150,7 @@ def test_watch_tells_changes_as_lines(budgets: Any) -> None:
         pass
     assert Decimal(row["used"]) > 0
     process.send_signal(2)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_beside_the_ledger_when_nobody_says(workshop: Any) -> None:
@@ -183,23 +183,24 @@ def test_children_share_the_budget_of_a_run(workshop: Any) -> None:
     assert len(workshop.records) == 5
 
 
-def test_a_redis_store(budgets: Any, tmp_path: Any) -> None:
+def test_a_redis_store(budgets: Any, tmp_path: Any, free_port: int) -> None:
     if shutil.which("redis-server") is None:
         pytest.skip("apt-get install redis-server")
     pytest.importorskip("redis")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     server = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
+        ["redis-server", "--port", str(free_port), "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
     )
     try:
-        for _ in range(100):
+        deadline = time.monotonic() + 60
+        while True:
             try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+                socket.create_connection(("127.0.0.1", free_port), 5).close()
                 break
             except OSError:
+                assert server.poll() is None
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
-        url = f"redis://127.0.0.1:{port}/0"
+        url = f"redis://127.0.0.1:{free_port}/0"
         budgets.run_program("chat()", env={"OTEL_TOKENS_STORE": url})
         done = budgets.here("budget", "list", "--store", url, "--json")
         assert Decimal(json.loads(done.stdout)[0]["used"]) > 0

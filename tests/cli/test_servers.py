@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import socket
 import sys
 import time
 import urllib.request
@@ -32,11 +31,6 @@ async def asgi(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"done"})
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def exported_calls(bodies: list[tuple[str, bytes]]) -> tuple[int, int]:
@@ -70,19 +64,18 @@ def exported_calls(bodies: list[tuple[str, bytes]]) -> tuple[int, int]:
     ],
 )
 def test_calls_of_all_workers_add_up(
-    workshop: Any, collector: Any, module: str, arguments: list[str], code: int
+    workshop: Any, collector: Any, free_port: int, module: str, arguments: list[str], code: int
 ) -> None:
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"pip install {module}")
-    port = free_port()
     workshop.program(WEB, "web.py")
-    command = [sys.executable, "-m", module, *(argument.format(port=port) for argument in arguments)]
+    command = [sys.executable, "-m", module, *(argument.format(port=free_port) for argument in arguments)]
     options = ["--ledger", str(workshop.ledger), "--otlp", collector.url, "--report-json", "r.json"]
     process = workshop.start("run", *options, *command)
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{free_port}"
     _wait_for(f"{url}/", process)
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: urllib.request.urlopen(f"{url}/call", timeout=30).read(), range(REQUESTS)))
+        list(pool.map(lambda _: urllib.request.urlopen(f"{url}/call", timeout=60).read(), range(REQUESTS)))
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
@@ -94,7 +87,7 @@ def _wait_for(url: str, process: Any) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end:
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            urllib.request.urlopen(url, timeout=60).close()
             return
         except OSError:
             assert process.poll() is None, process.communicate()[1]

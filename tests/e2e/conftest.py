@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -78,6 +77,7 @@ class Collector:
         self.spans: list[Span] = []
         self.resources: list[dict[str, Any]] = []
         self.instances: set[str] = set()
+        self.delay = 0.0  # seconds before it answers
         self._points: dict[tuple[Any, ...], float] = {}
         self._changed = threading.Condition()
         outer = self
@@ -85,6 +85,7 @@ class Collector:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                time.sleep(outer.delay)
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
                 outer.take(self.path, body)
@@ -192,6 +193,7 @@ class Workshop:
             "OTEL_TOKENS_CONFIG": str(folder / "otel-tokens.yaml"),
             "OTEL_TOKENS_LEDGER": str(self.ledger),
             "OTEL_TOKENS_STRICT": "1",
+            "OTEL_TOKENS_FLUSH_TIMEOUT": "30",  # the machine may be busy
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_TRACES_EXPORTER": "otlp",
@@ -262,13 +264,7 @@ class Workshop:
         assert {span.attributes[c.CALL_ID] for span in spans} == {record.id for record in self.records}
 
     @staticmethod
-    def free_port() -> int:
-        """A port that nobody listens on."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            return int(listener.getsockname()[1])
-
-    @staticmethod
-    def wait_until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> None:
+    def wait_until(condition: Callable[[], Any], what: str, timeout: float = WAIT) -> None:
         """Wait for something in another process, which has no way to tell."""
         end = time.monotonic() + timeout
         while not condition():

@@ -69,6 +69,13 @@ def test_children_that_leave_at_once(workshop: Any, launch: Any) -> None:
     assert sorted(workshop.collector.by_process(c.CALLS.name).values()) == [1, 2, 4]
 
 
+def test_the_flush_at_an_end_that_passes_atexit_by_takes_as_long_as_it_may(workshop: Any) -> None:
+    workshop.collector.delay = 3.0
+    code = "\nimport otel_tokens\notel_tokens.instrument()\nchat(1)\nos._exit(0)\n"
+    workshop.run(sys.executable, workshop.program(code))
+    workshop.check(1)
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_pools(workshop: Any, launch: Any, method: str) -> None:
     """multiprocessing's children leave by os._exit (fork) or come from nothing (spawn)."""
@@ -211,7 +218,7 @@ def test_a_program_with_providers_of_its_own(workshop: Any) -> None:
 
 @pytest.mark.parametrize("preload", [False, True], ids=["each worker", "preload"])
 @pytest.mark.parametrize("start", STARTS)
-def test_gunicorn(workshop: Any, request: pytest.FixtureRequest, start: str, preload: bool) -> None:
+def test_gunicorn(workshop: Any, free_port: int, request: pytest.FixtureRequest, start: str, preload: bool) -> None:
     code = """
     import openai
     shared = client()
@@ -222,18 +229,17 @@ def test_gunicorn(workshop: Any, request: pytest.FixtureRequest, start: str, pre
         return [str(os.getpid()).encode()]
     """
     command = server_command(workshop, request, start, code)
-    port = workshop.free_port()
     options = ["--preload"] if preload else []
     process = workshop.start(
-        *command, "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", "--no-control-socket", *options, "app:app"
+        *command, "gunicorn", "-w", "2", "-b", f"127.0.0.1:{free_port}", "--no-control-socket", *options, "app:app"
     )
-    serve(workshop, process, port, 12)
+    serve(workshop, process, free_port, 12)
     workshop.check(12)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("start", STARTS)
-def test_uvicorn(workshop: Any, request: pytest.FixtureRequest, start: str, workers: int) -> None:
+def test_uvicorn(workshop: Any, free_port: int, request: pytest.FixtureRequest, start: str, workers: int) -> None:
     """uvicorn's processes end by the signal itself, so nothing of `atexit` runs in them."""
     code = """
     import openai
@@ -247,10 +253,9 @@ def test_uvicorn(workshop: Any, request: pytest.FixtureRequest, start: str, work
         await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
     """
     command = server_command(workshop, request, start, code)
-    port = workshop.free_port()
     options = ["--workers", str(workers)] if workers > 1 else []
-    process = workshop.start(*command, "uvicorn", *options, "--lifespan", "off", "--port", str(port), "app:app")
-    serve(workshop, process, port, 12)
+    process = workshop.start(*command, "uvicorn", *options, "--lifespan", "off", "--port", str(free_port), "app:app")
+    serve(workshop, process, free_port, 12)
     workshop.check(12)
 
 
@@ -274,7 +279,7 @@ def serve(workshop: Any, process: Any, port: int, requests: int) -> None:
 
         assert process.poll() is None, process.communicate()
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
         except OSError:
             return False
         return True
@@ -282,7 +287,7 @@ def serve(workshop: Any, process: Any, port: int, requests: int) -> None:
     workshop.wait_until(up, "the server does not come up")
     pids = set()
     for _ in range(requests):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as response:
             pids.add(response.read())
     assert 1 <= len(pids) <= 2
     process.terminate()

@@ -61,10 +61,9 @@ def test_spans_and_metrics_arrive(workshop: Any, otel_instrument: list[str]) -> 
     assert workshop.collector.total(c.TOKENS_INPUT.name, **{c.PROVIDER: "openai"}) == 2000
 
 
-def test_our_prometheus_endpoint(workshop: Any, otel_instrument: list[str]) -> None:
+def test_our_prometheus_endpoint(workshop: Any, free_port: int, otel_instrument: list[str]) -> None:
     from urllib.request import urlopen
 
-    port = workshop.free_port()
     code = """
     chat(2)
     print("ready", flush=True)
@@ -76,12 +75,12 @@ def test_our_prometheus_endpoint(workshop: Any, otel_instrument: list[str]) -> N
     env = {
         "OTEL_METRICS_EXPORTER": "otel_tokens_prometheus",
         "OTEL_TRACES_EXPORTER": "none",
-        "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
+        "OTEL_EXPORTER_PROMETHEUS_PORT": str(free_port),
     }
     process = workshop.start(*otel_instrument, sys.executable, workshop.program(code), env=env)
 
     def scrape() -> dict[str, float]:
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        with urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=60) as response:
             lines = response.read().decode().splitlines()
         return {
             line.partition("{")[0]: float(line.rpartition(" ")[2])

@@ -29,17 +29,12 @@ from otel_tokens.guard.store.sqlite import SqliteStore
 from otel_tokens.values import UNPRICED, Call, CallSizes, Cost, Record, Usage
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 class RedisServer:
     """A real server on a free loopback port, ended by its own process id; its data survive only if `durable`."""
 
-    def __init__(self, folder: Path, *options: str, durable: bool = False, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int, *options: str, durable: bool = False) -> None:
         self.folder = folder
-        self.port = port or free_port()
+        self.port = port
         self.options = [*options, "--appendonly", "yes" if durable else "no", "--appendfsync", "always"]
         self.url = f"redis://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -52,7 +47,7 @@ class RedisServer:
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
         with (self.folder / f"{self.port}.log").open("ab") as log:
             self.process = subprocess.Popen([program, *where, *self.options], stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self.answers():
             assert self.process.poll() is None, "the server ended at once"
             assert time.monotonic() < deadline, "the server does not answer"
@@ -60,7 +55,7 @@ class RedisServer:
 
     def answers(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as link:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as link:
                 link.sendall(b"PING\r\n")
                 return link.recv(64)[:5] in {b"+PONG", b"-NOAU"}
         except OSError:
@@ -78,24 +73,24 @@ class RedisServer:
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
+def redis_url(new_port: Callable[[], int]) -> Iterator[str]:
     """A server for all tests that do it no harm; each takes a prefix of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        server = RedisServer(Path(folder))
+        server = RedisServer(Path(folder), new_port())
         server.start()
         yield server.url
         server.kill()
 
 
 @pytest.fixture
-def make_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+def make_redis(tmp_path: Path, new_port: Callable[[], int]) -> Iterator[Callable[..., RedisServer]]:
     """A factory of servers for one test, to be killed, paused and started again: `make_redis(*options, durable=…)`."""
     servers: list[RedisServer] = []
 
     def make(*options: str, durable: bool = False) -> RedisServer:
         folder = tmp_path / f"redis{len(servers)}"
         folder.mkdir()
-        servers.append(RedisServer(folder, *options, durable=durable))
+        servers.append(RedisServer(folder, new_port(), *options, durable=durable))
         servers[-1].start()
         return servers[-1]
 
@@ -142,7 +137,7 @@ class SqliteKind(StoreKind):
     shared = True
 
     def make(self) -> Store:
-        return SqliteStore(self.request.getfixturevalue("tmp_path") / "budgets.db", timeout=10)
+        return SqliteStore(self.request.getfixturevalue("tmp_path") / "budgets.db", timeout=60)
 
 
 class RedisKind(StoreKind):
@@ -154,7 +149,7 @@ class RedisKind(StoreKind):
         self.prefix = uuid.uuid4().hex
 
     def make(self) -> Store:
-        return RedisStore(self.url, timeout=10, prefix=self.prefix)
+        return RedisStore(self.url, timeout=60, prefix=self.prefix)
 
 
 KINDS: dict[str, type[StoreKind]] = {"memory": MemoryKind, "sqlite": SqliteKind, "redis": RedisKind}

@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ class Far(MemoryStore):
 
     direct = False
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *clock: Callable[[], int]) -> None:
+        super().__init__(*clock)
         self.down = False
         self.open = threading.Event()
         self.open.set()
@@ -31,7 +32,7 @@ class Far(MemoryStore):
 
     def settle(self, *args: Any, **more: Any) -> Any:
         self.settled_by.add(threading.current_thread().name)
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         if self.down:
             raise StoreError("no route")
         return super().settle(*args, **more)
@@ -57,7 +58,7 @@ def test_settling_never_waits_for_the_network(kit: Any) -> None:
     assert used(guard) == (0, 2000)
     assert not guard.flush(0.05)
     store.open.set()
-    assert guard.flush(10)
+    assert guard.flush(60)
     assert used(guard) == (2000, 0)
     assert store.settled_by == {"otel-tokens-guard"}
 
@@ -73,7 +74,7 @@ def test_a_dead_store_gets_its_settlements_later(kit: Any) -> None:
     time.sleep(0.05)
     assert used(guard) == (0, 600)
     store.down = False
-    assert guard.flush(10)
+    assert guard.flush(60)
     assert used(guard) == (500, 0)
 
 
@@ -92,7 +93,7 @@ def test_a_settlement_that_always_fails_does_not_hold_up_the_others(kit: Any) ->
     kit.spend(guard, 50, 50, tenant="broken")
     for _ in range(3):
         kit.spend(guard, 50, 50, tenant="whole")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while {row.scope: row.used for row in guard.status()}["tenant=whole"] != 300:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -106,26 +107,33 @@ def test_a_full_queue_merges_and_loses_nothing(kit: Any) -> None:
         kit.spend(guard, 50, 50)
     assert guard._state.keeper.merged >= 40
     store.open.set()
-    assert guard.flush(10)
+    assert guard.flush(60)
     assert used(guard)[0] == 5000
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while used(guard) != (5000, 0):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 def test_leases_in_flight_are_renewed_and_only_those(kit: Any) -> None:
-    store = Far()
+    kit.now = 1795219200.0
+    store = Far(kit.clock)
     guard = kit.guard(Budget("b", tokens=1000), store=store, lease_seconds=0.15)
     slow = guard.admit(kit.call(), kit.sizes(100, 200))
     done = guard.admit(kit.call(), kit.sizes(100, 100))
     guard.settle(done, kit.record(done))
-    assert guard.flush(5)
-    time.sleep(0.6)
+    assert guard.flush(60)
+    store.renewed.clear()
+    for _ in range(4):
+        kit.now += 0.1
+        renewed, deadline = len(store.renewed), time.monotonic() + 60
+        while len(store.renewed) == renewed:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
     assert used(guard) == (150, 300)
     assert set(store.renewed) == {slow.key}
     guard.settle(slow, kit.record(slow))
-    assert guard.flush(5)
+    assert guard.flush(60)
     assert used(guard) == (300, 0)
 
 
@@ -136,20 +144,20 @@ def test_closing_settles_what_it_can_and_starts_again(kit: Any) -> None:
     guard.close()
     assert used(guard) == (100, 0)
     kit.spend(guard, 50, 50)
-    assert guard.flush(5)
+    assert guard.flush(60)
     assert used(guard) == (200, 0)
     store.down = True
     kit.spend(guard, 50, 50)
     began = time.monotonic()
     guard.close(0.2)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     store.down = False
 
 
 def test_thresholds_are_found_on_the_thread(kit: Any) -> None:
     guard = kit.guard(Budget("b", tokens=100), store=Far())
     kit.spend(guard, 50, 40)
-    assert guard.flush(5)
+    assert guard.flush(60)
     assert [event.threshold for event in kit.kinds("threshold")] == ["70 %", "90 %"]
 
 
@@ -161,17 +169,17 @@ def test_a_guard_in_a_forked_child(kit: Any, store_kind: Any) -> None:
     def child(answer: Any) -> None:
         lease = guard.admit(kit.call("model-1"), kit.sizes(50, 50))
         guard.settle(lease, kit.record(lease, 50, 50))
-        answer((guard.flush(10), guard._state.keeper.in_flight, len(guard.decisions())))
+        answer((guard.flush(60), guard._state.keeper.in_flight, len(guard.decisions())))
 
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     process = context.Process(target=child, args=(queue.put,))
     process.start()
     assert queue.get() == (True, 0, 1)
-    process.join(20)
+    process.join(60)
     assert process.exitcode == 0
     guard.settle(held, kit.record(held, 100, 100))
-    assert guard.flush(10)
+    assert guard.flush(60)
     assert used(guard) == ((300, 0) if store_kind.shared else (200, 0))
 
 
@@ -191,7 +199,7 @@ def test_forking_while_threads_admit(kit: Any) -> None:
         for _ in range(5):
             process = context.Process(target=kit.spend, args=(guard,))
             process.start()
-            process.join(20)
+            process.join(60)
             assert process.exitcode == 0
     finally:
         stop.set()
@@ -217,7 +225,7 @@ def test_cancelled_tasks_give_everything_back(kit: Any, store_kind: Any) -> None
         await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(run())
-    assert guard.flush(10)
+    assert guard.flush(60)
     assert used(guard) == (0, 0)
     assert guard._state.keeper.in_flight == 0
 
@@ -266,7 +274,7 @@ def test_two_threads_that_fork_at_once(kit: Any) -> None:
         for _ in range(4):
             process = context.Process(target=kit.spend, args=(guard,))
             process.start()
-            process.join(20)
+            process.join(60)
             codes.append(process.exitcode)
 
     threads = [threading.Thread(target=fork) for _ in range(3)]

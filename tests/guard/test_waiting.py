@@ -16,7 +16,7 @@ from otel_tokens.guard.budget import Budget
 from otel_tokens.guard.store.base import Slot, Store, StoreError
 from otel_tokens.guard.store.memory import MemoryStore
 
-PAUSE = {"thresholds": {100: {"pause": "20s"}}}
+PAUSE = {"thresholds": {100: {"pause": "60s"}}}
 
 
 class Started:
@@ -35,7 +35,7 @@ class Started:
             self.result = error
 
     def outcome(self) -> Any:
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         return self.result
 
@@ -45,7 +45,7 @@ class Started:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -87,17 +87,17 @@ def test_a_pause_ends_in_vain(kit: Any) -> None:
     began = time.monotonic()
     with pytest.raises(BudgetExceededError, match=r"waited \d s in vain"):
         guard.admit(kit.call(), kit.sizes(100, 100))
-    assert 0.1 <= time.monotonic() - began < 5
+    assert 0.1 <= time.monotonic() - began < 9
     assert guard.status()[0].reserved == 0
 
 
 def test_a_review_keeps_the_call_waiting(kit: Any) -> None:
-    guard = kit.guard(Budget("b", tokens=250, thresholds={100: {"pause": "0.15s"}}))
+    guard = kit.guard(Budget("b", tokens=250, thresholds={100: {"pause": "1.5s"}}))
     kit.spend(guard, 100, 100)
     call = Started(lambda: guard.admit(kit.call(), kit.sizes(100, 100)))
     until(lambda: paused(guard))
     guard.change("review", "b", "1 h")
-    until(lambda: time.time() > (guard.status()[0].updated or 0) + 0.4)
+    until(lambda: time.time() > (guard.status()[0].updated or 0) + 1.7)
     assert call.running
     guard.change("add", "b", "500 tokens")
     assert call.outcome().grants
@@ -124,7 +124,7 @@ def test_a_callback_in_the_process_may_decide(kit: Any) -> None:
 
 
 def test_a_pause_below_the_limit(kit: Any) -> None:
-    guard = kit.guard(Budget("b", tokens=1000, thresholds={20: {"pause": "20s"}}))
+    guard = kit.guard(Budget("b", tokens=1000, thresholds={20: {"pause": "60s"}}))
     kit.spend(guard, 100, 100)
     call = Started(lambda: guard.admit(kit.call(), kit.sizes(10, 10)))
     until(lambda: paused(guard))
@@ -152,7 +152,7 @@ def test_pausing_does_not_block_the_loop(kit: Any) -> None:
             ticks += 1
         assert not waiting.done()
         guard.change("add", "b", "500 tokens")
-        assert (await asyncio.wait_for(waiting, 5)).grants
+        assert (await asyncio.wait_for(waiting, 60)).grants
 
     asyncio.run(run())
 
@@ -181,8 +181,8 @@ def test_a_cancelled_pause_leaves_nothing_behind(kit: Any) -> None:
 @pytest.fixture
 def short_marks(monkeypatch: pytest.MonkeyPatch) -> float:
     """How long a mark lasts, in seconds."""
-    monkeypatch.setattr(steering, "_MARK_MS", 900)
-    return 0.9
+    monkeypatch.setattr(steering, "_MARK_MS", 2000)
+    return 2.0
 
 
 def test_the_mark_stays_while_a_call_waits_and_no_longer(kit: Any, store: Store, short_marks: float) -> None:
@@ -192,7 +192,7 @@ def test_the_mark_stays_while_a_call_waits_and_no_longer(kit: Any, store: Store,
 
     def stays() -> None:
         until(lambda: paused(guard))
-        end = time.monotonic() + 2 * short_marks
+        end = time.monotonic() + 1.25 * short_marks
         while time.monotonic() < end:
             assert paused(guard)
             time.sleep(0.01)
@@ -210,7 +210,7 @@ def test_the_mark_stays_while_a_call_waits_and_no_longer(kit: Any, store: Store,
 
 @pytest.mark.parametrize("way", ["finish", "in vain", "cancel"])
 def test_the_mark_goes_when_the_waiting_ends_otherwise(kit: Any, short_marks: float, way: str) -> None:
-    threshold = {"pause": "0.3s" if way == "in vain" else "20s"}
+    threshold = {"pause": "1.5s" if way == "in vain" else "60s"}
     guard = kit.guard(Budget("b", tokens=250, thresholds={100: threshold}))
     kit.spend(guard, 100, 100)
 
@@ -232,12 +232,12 @@ def test_the_mark_goes_when_the_waiting_ends_otherwise(kit: Any, short_marks: fl
 
 
 def test_the_mark_stays_through_a_review(kit: Any, short_marks: float) -> None:
-    guard = kit.guard(Budget("b", tokens=250, thresholds={100: {"pause": "0.1s"}}))
+    guard = kit.guard(Budget("b", tokens=250, thresholds={100: {"pause": "1.5s"}}))
     kit.spend(guard, 100, 100)
     call = Started(lambda: guard.admit(kit.call(), kit.sizes(100, 100)))
     until(lambda: paused(guard))
     guard.change("review", "b", "1 h")
-    time.sleep(2 * short_marks)
+    time.sleep(1.25 * short_marks)
     assert call.running
     assert paused(guard)
     guard.change("add", "b", "500 tokens")
@@ -280,11 +280,11 @@ def test_a_rate_limit_refuses(kit: Any) -> None:
 
 
 def test_a_rate_limit_waits(kit: Any) -> None:
-    guard = kit.guard(Budget("rps", calls=3, window="rolling 1s", wait="10s"))
+    guard = kit.guard(Budget("rps", calls=3, window="rolling 1s", wait="60s"))
     began = time.monotonic()
     for _ in range(7):
         kit.spend(guard)
-    assert 1.9 <= time.monotonic() - began < 8
+    assert 1.9 <= time.monotonic() - began < 30
 
 
 def test_waiting_is_bounded(kit: Any) -> None:
@@ -309,7 +309,7 @@ def test_the_budget_that_no_shorter_answer_helps_is_named(kit: Any) -> None:
     with pytest.raises(BudgetExceededError, match="budget 'rpm': 2 of 2 calls used") as caught:
         guard.admit(kit.call(), kit.sizes(100, None))
     assert caught.value.resets_at == kit.now + 61
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 20
     assert [(row.name, row.reserved) for row in guard.status()] == [("rpm", 0), ("tpm", 0)]
 
 
@@ -318,11 +318,11 @@ def test_what_can_never_fit_does_not_wait(kit: Any) -> None:
     began = time.monotonic()
     with pytest.raises(BudgetExceededError, match=r"0 of 1,000 tokens used, .* up to 1,100 tokens"):
         guard.admit(kit.call(), kit.sizes(100, 1000))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 20
 
 
 def test_an_answer_of_unknown_length_waits_for_room_that_a_shorter_one_fits(kit: Any) -> None:
-    guard = kit.guard(Budget("b", tokens=1000, wait="10s"), max_output=lambda _provider, _model: 8000)
+    guard = kit.guard(Budget("b", tokens=1000, wait="60s"), max_output=lambda _provider, _model: 8000)
     other = guard.admit(kit.call(), kit.sizes(100, 850))
     waiting = Started(lambda: guard.admit(kit.call(), kit.sizes(100, None)))
     time.sleep(0.1)
@@ -333,7 +333,7 @@ def test_an_answer_of_unknown_length_waits_for_room_that_a_shorter_one_fits(kit:
 
 def test_an_answer_is_no_shorter_than_it_must_be_after_a_wait(kit: Any) -> None:
     guard = kit.guard(
-        Budget("b", tokens=2000), Budget("rpm", calls=1, window="rolling 1s", wait="10s"),
+        Budget("b", tokens=2000), Budget("rpm", calls=1, window="rolling 3s", wait="60s"),
         max_output=lambda _provider, _model: 8000,
     )  # fmt: skip
     other = guard.admit(kit.call(), kit.sizes(100, 1400))
@@ -345,7 +345,7 @@ def test_an_answer_is_no_shorter_than_it_must_be_after_a_wait(kit: Any) -> None:
 
 
 def test_waiting_calls_take_what_others_give_back(kit: Any) -> None:
-    guard = kit.guard(Budget("b", tokens=200, wait="10s"))
+    guard = kit.guard(Budget("b", tokens=200, wait="60s"))
     first = guard.admit(kit.call(), kit.sizes(100, 100))
     second = Started(lambda: guard.admit(kit.call(), kit.sizes(100, 50)))
     time.sleep(0.05)

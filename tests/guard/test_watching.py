@@ -109,38 +109,38 @@ def test_gas_alone_cuts_streams(kit: Any) -> None:
 
 
 def test_a_tasks_time_stops_the_next_call_and_a_running_stream(kit: Any) -> None:
-    guard = kit.guard(Budget("task", seconds="0.4", per="task"))
+    guard = kit.guard(Budget("task", seconds="2", per="task"))
     first = guard.admit(kit.call(task="1"), kit.sizes())
-    assert 0.1 < first.timeout <= 0.4
+    assert 0 < first.timeout <= 2
     assert guard.look(first, 5) is None
-    time.sleep(0.41)
+    time.sleep(2.01)
     error = guard.look(first, 6)
     assert error is not None
     assert "its time is up" in str(error)
     assert (error.budget, error.scope, error.unit) == ("task", "task=1", "seconds")
-    with pytest.raises(BudgetExceededError, match=r"of 0\.4 seconds used"):
+    with pytest.raises(BudgetExceededError, match=r"of 2 seconds used"):
         guard.admit(kit.call(task="1"), kit.sizes())
     assert guard.admit(kit.call(task="2"), kit.sizes()) is not None
 
 
 def test_a_single_calls_time(kit: Any) -> None:
-    guard = kit.guard(Budget("one", seconds="0.05", per="call"), Budget("other", seconds=10, per="call"))
+    guard = kit.guard(Budget("one", seconds="1", per="call"), Budget("other", seconds=100, per="call"))
     lease = guard.admit(kit.call(), kit.sizes())
-    assert lease.timeout == 0.05
-    time.sleep(0.06)
+    assert lease.timeout == 1
+    time.sleep(1.01)
     assert guard.look(lease, 1).budget == "one"
     assert guard.admit(kit.call(), kit.sizes()) is not None
 
 
 def test_the_budget_whose_time_is_up_is_named(kit: Any) -> None:
-    guard = kit.guard(Budget("task", seconds="0.5", per="task"), Budget("one", seconds="0.4", per="call"))
+    guard = kit.guard(Budget("task", seconds="2", per="task"), Budget("one", seconds="1.5", per="call"))
     guard.settle(first := guard.admit(kit.call(task="1"), kit.sizes()), kit.record(first))
-    time.sleep(0.3)
+    time.sleep(1)
     lease = guard.admit(kit.call(task="1"), kit.sizes())
-    assert 0 < lease.timeout <= 0.2
-    time.sleep(0.21)
+    assert 0 < lease.timeout <= 1
+    time.sleep(1.01)
     error = guard.look(lease, 1)
-    assert (error.budget, error.scope, error.limit) == ("task", "task=1", Decimal("0.5"))
+    assert (error.budget, error.scope, error.limit) == ("task", "task=1", Decimal("2"))
 
 
 def test_a_call_that_may_take_no_time_is_not_sent(kit: Any) -> None:
@@ -176,7 +176,7 @@ class Far(MemoryStore):
 
     def admit(self, *args: Any, **more: Any) -> Any:
         self.asked.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.broken:
             raise StoreError("gone")
         return super().admit(*args, **more)
@@ -189,11 +189,11 @@ def test_a_far_store_never_holds_up_a_chunk(kit: Any) -> None:
     store.gate.clear()
     store.asked.clear()
     assert guard.look(lease, 210) is None
-    assert store.asked.wait(5)
+    assert store.asked.wait(60)
     assert guard.look(lease, 900) is None
     store.gate.set()
     tokens, error = 900, None
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while error is None and time.monotonic() < deadline:
         tokens += 10
         error = guard.look(lease, tokens)

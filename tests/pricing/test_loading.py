@@ -48,7 +48,8 @@ from otel_tokens.values import Usage
 pricer = Pricer(Catalog())
 started = time.perf_counter()
 pricer.catalog.warm(); pricer.catalog.warm()
-took = time.perf_counter() - started
+# A machine that stood still in between is no proof; that the loading still goes on is one.
+at_once = any(t.name == "otel-tokens-prices" for t in threading.enumerate()) or time.perf_counter() - started < 0.1
 go = threading.Barrier(20)
 seen = []
 def call():
@@ -57,7 +58,7 @@ def call():
 threads = [threading.Thread(target=call) for _ in range(20)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-print(took < 0.1, {str(total.normalize()) for total in seen}, len(seen))
+print(at_once, {str(total.normalize()) for total in seen}, len(seen))
 """
     assert run(code) == "True {'0.0025'} 20"
 
@@ -119,7 +120,7 @@ class Slow:
     def __call__(self) -> str:
         self.count += 1
         self.entered.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         return self.result()
 
 
@@ -127,7 +128,7 @@ def test_it_is_loaded_once_and_everybody_waits_for_it() -> None:
     slow = Slow()
     background = Background(slow)
     background.start()
-    assert slow.entered.wait(10)
+    assert slow.entered.wait(60)
     seen: list[str | None] = []
     threads = [threading.Thread(target=lambda: seen.append(background.get())) for _ in range(5)]
     for thread in threads:
@@ -135,7 +136,7 @@ def test_it_is_loaded_once_and_everybody_waits_for_it() -> None:
     assert seen == []
     slow.go.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert (seen, slow.count) == (["data"] * 5, 1)
 
 
@@ -159,7 +160,7 @@ def test_a_fork_waits_for_the_loading_under_way() -> None:
     slow = Slow()
     background = Background(slow)
     background.start()
-    assert slow.entered.wait(10)
+    assert slow.entered.wait(60)
     threading.Timer(0.05, slow.go.set).start()
     child = os.fork()
     if child == 0:
@@ -179,7 +180,7 @@ def test_a_child_starts_over_when_the_loading_never_ended(monkeypatch: pytest.Mo
     slow = Slow()
     background = Background(slow)
     background.start()
-    assert slow.entered.wait(10)
+    assert slow.entered.wait(60)
     child = os.fork()
     if child == 0:
         slow.go.set()
@@ -187,7 +188,7 @@ def test_a_child_starts_over_when_the_loading_never_ended(monkeypatch: pytest.Mo
     assert os.waitpid(child, 0)[1] == 0
     assert background.get() is None  # not loaded in time: the call goes on without a price
     slow.go.set()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while background.get() != "data":
         assert time.monotonic() < deadline
 
@@ -201,15 +202,15 @@ def test_a_fork_waits_for_a_loading_that_another_began() -> None:
 
     def outer() -> str:
         begun.set()
-        assert proceed.wait(10)
+        assert proceed.wait(60)
         kept.append(Background(inner))
         kept[0].start()
-        assert inner.entered.wait(10)
+        assert inner.entered.wait(60)
         return "outer"
 
     background = Background(outer)
     background.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     threading.Timer(0.05, proceed.set).start()
     threading.Timer(0.1, inner.go.set).start()
     child = os.fork()

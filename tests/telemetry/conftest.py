@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
@@ -290,23 +289,11 @@ def promtool() -> str:
     return _tool("promtool", "prometheus")
 
 
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    return _free_port()
-
-
 class Prometheus:
     """A real Prometheus that scrapes one target every second."""
 
-    def __init__(self, binary: str, folder: Path, target: str) -> None:
-        self.port = _free_port()
+    def __init__(self, binary: str, folder: Path, port: int, target: str) -> None:
+        self.port = port
         config = folder / "prometheus.yml"
         config.write_text(
             "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
@@ -326,11 +313,11 @@ class Prometheus:
     def query(self, expression: str) -> list[float]:
         """The values of an instant query."""
         address = f"http://127.0.0.1:{self.port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(address, timeout=5) as answer:
+        with urllib.request.urlopen(address, timeout=60) as answer:
             result = json.load(answer)["data"]["result"]
         return [float(row["value"][1]) for row in result]
 
-    def wait(self, expression: str, enough: Callable[[list[float]], bool], seconds: float = 40) -> list[float]:
+    def wait(self, expression: str, enough: Callable[[list[float]], bool], seconds: float = 90) -> list[float]:
         """Ask until the answer is `enough`, and return it."""
         end, found = time.monotonic() + seconds, []
         while time.monotonic() < end:
@@ -347,17 +334,17 @@ class Prometheus:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
 
 
 @pytest.fixture
-def start_real_prometheus(tmp_path: Path) -> Iterator[Callable[[str], Prometheus]]:
+def start_real_prometheus(tmp_path: Path, new_port: Callable[[], int]) -> Iterator[Callable[[str], Prometheus]]:
     """A factory of running Prometheus servers that scrape `host:port`."""
     binary = _tool("prometheus", "prometheus")
     running: list[Prometheus] = []
 
     def start(target: str) -> Prometheus:
-        running.append(Prometheus(binary, tmp_path, target))
+        running.append(Prometheus(binary, tmp_path, new_port(), target))
         return running[-1]
 
     yield start

