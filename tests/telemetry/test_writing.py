@@ -51,6 +51,20 @@ def test_what_has_ended_stays_as_it_is() -> None:
     assert dict(span.attributes) == {"a": 0, "z": "first"}
 
 
+def test_the_span_is_held_meanwhile() -> None:
+    """As by the SDK: an exporter reads the attributes of a span that has ended without a lock."""
+    span, held = started(), []
+
+    class Watched(dict[str, Any]):
+        def update(self, *more: Any, **named: Any) -> None:
+            held.append(span._lock.locked())
+            super().update(*more, **named)
+
+    span._attributes._dict = Watched(span._attributes._dict)
+    set_attributes(span, VALUES)
+    assert held == [True]
+
+
 def test_a_span_with_ways_of_its_own_is_asked() -> None:
     asked: list[Any] = []
 
