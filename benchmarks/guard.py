@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.guard.guard import Guard
 from otel_tokens.guard.options import GuardOptions
 from otel_tokens.guard.store.base import Store
-from otel_tokens.guard.store.memory import MemoryStore
+from otel_tokens.guard.store.memory.store import MemoryStore
 from otel_tokens.guard.store.open import open_store
 from otel_tokens.pricing.bounds import straight
 from otel_tokens.pricing.catalog import Catalog

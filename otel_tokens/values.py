@@ -182,7 +182,7 @@ class Call:
     tags: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 
-class Lease(Protocol):
+class Reservation(Protocol):
     """Budget reserved for one call, as others than the guard see it."""
 
     @property

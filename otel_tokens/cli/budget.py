@@ -196,7 +196,7 @@ def _watch(place: Place, name: str | None, scope: str | None, interval: float) -
 
 
 def _change(op: Change, name: str, amount: str | None, scope: str | None, options: dict[str, Any]) -> None:
-    from otel_tokens.guard.manage import change
+    from otel_tokens.guard.reporting.administration import change
 
     with opened(**options, make=op == "set") as place:
         _check_unit(place, op, name, amount)
@@ -215,7 +215,7 @@ def _change(op: Change, name: str, amount: str | None, scope: str | None, option
 
 def _check_unit(place: Place, op: Change, name: str, amount: str | None) -> None:
     """End with an error if the budget has no limit of this unit; say so if nobody knows the budget."""
-    from otel_tokens.guard import units
+    from otel_tokens.guard.budgets import units
 
     if op not in {"add", "set"}:
         return

@@ -203,7 +203,7 @@ def _tags(given: tuple[str, ...]) -> dict[str, str]:
 def _check_budget(options: Options, settings: Settings) -> None:
     """Mistakes in budgets end here, before the program has begun."""
     if options.budget is not None:
-        from otel_tokens.guard.units import parse_amount
+        from otel_tokens.guard.budgets.units import parse_amount
 
         try:
             _, amount = parse_amount(options.budget)

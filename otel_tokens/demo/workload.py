@@ -18,7 +18,7 @@ from otel_tokens.demo import openai_wire
 from otel_tokens.demo.model import Model
 from otel_tokens.demo.wire import Reply, Request
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.settings import HostRow
 
 SESSION = "demo"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from otel_tokens.guard.store.sqlite import SqliteStore
+from otel_tokens.guard.store.sqlite.store import SqliteStore
 
 CONFIG = """
 store: sqlite:///{folder}/budgets.db

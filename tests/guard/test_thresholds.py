@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard import actions
-from otel_tokens.guard.budget import Budget
-from otel_tokens.guard.events import Event
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.guard.options import GuardOptions
+from otel_tokens.guard.reporting import actions
+from otel_tokens.guard.reporting.events import Event
 from otel_tokens.guard.store.base import Store
 
 

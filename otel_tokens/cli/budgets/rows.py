@@ -9,9 +9,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from otel_tokens.guard import units
-from otel_tokens.guard.budget import Budget
-from otel_tokens.guard.manage import Status, status
+from otel_tokens.guard.budgets import units
+from otel_tokens.guard.budgets.budget import Budget
+from otel_tokens.guard.reporting.administration import Status, status
 from otel_tokens.guard.store.base import Store
 
 if TYPE_CHECKING:

@@ -80,8 +80,8 @@ def _tell_losses(session: Session, ledger: Any) -> None:
 
 
 def _budget(session: Session, amount: str) -> Any:
-    from otel_tokens.guard.budget import Budget
-    from otel_tokens.guard.units import from_smallest, parse_amount
+    from otel_tokens.guard.budgets.budget import Budget
+    from otel_tokens.guard.budgets.units import from_smallest, parse_amount
 
     unit, smallest = parse_amount(amount)
     limit: dict[str, Any] = {unit: from_smallest(unit, smallest)}

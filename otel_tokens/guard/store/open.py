@@ -1,4 +1,4 @@
-"""Chooses the store by its URL."""
+"""Opens the store at a URL."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 
 from otel_tokens.errors import ConfigError
 from otel_tokens.guard.store.base import Store
-from otel_tokens.guard.store.memory import MemoryStore
-from otel_tokens.guard.store.redis import RedisStore
-from otel_tokens.guard.store.sqlite import SqliteStore
+from otel_tokens.guard.store.memory.store import MemoryStore
+from otel_tokens.guard.store.redis.store import RedisStore
+from otel_tokens.guard.store.sqlite.store import SqliteStore
 
 FORMS = (
     "memory",

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from otel_tokens.guard.store import memory
 from otel_tokens.guard.store.base import Slot
-from otel_tokens.guard.store.memory import MemoryStore
+from otel_tokens.guard.store.memory import store as memory
+from otel_tokens.guard.store.memory.store import MemoryStore
 
 TTL = 60_000
 

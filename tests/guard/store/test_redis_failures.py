@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from otel_tokens.guard.store.base import Slot, StoreError
-from otel_tokens.guard.store.redis import RedisStore
+from otel_tokens.guard.store.redis.store import RedisStore
 
 TTL = 60_000
 TIMEOUT = 1.0

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_tokens.guard.store import sqlite
 from otel_tokens.guard.store.base import REMEMBER_MS, Slot, StoreError
-from otel_tokens.guard.store.sqlite import SqliteStore
+from otel_tokens.guard.store.sqlite import store as sqlite
+from otel_tokens.guard.store.sqlite.store import SqliteStore
 
 TTL = 60_000
 S = (Slot("b|t|", "b", "tokens", "", 1000),)
@@ -265,7 +265,7 @@ def test_a_full_disk(path: Path) -> None:
     code = f"""
 import resource, signal
 from otel_tokens.guard.store.base import Slot, StoreError
-from otel_tokens.guard.store.sqlite import SqliteStore
+from otel_tokens.guard.store.sqlite.store import SqliteStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 S = (Slot("b|t|", "b", "tokens", "", 10**6),)
 store = SqliteStore({str(path)!r}, timeout=1)
@@ -308,7 +308,7 @@ def test_of_a_newer_version(path: Path, open_file) -> None:
 
 
 def test_removed_while_in_use(path: Path, open_file, monkeypatch: pytest.MonkeyPatch) -> None:
-    from otel_tokens.guard.store import sqlite_file
+    from otel_tokens.guard.store.sqlite import file as sqlite_file
 
     monkeypatch.setattr(sqlite_file, "_LOOK", 0.0)
     store, other = open_file(), open_file()
