@@ -203,7 +203,7 @@ STEPS: tuple[Step, ...] = (
 
 
 def budget(notify: Callable[[Any], object]) -> Budget:
-    """A small budget for one task, with actions at 70, 90 and 100 %. `notify` is called with the events of the guard."""
+    """A small budget for one task, with actions at 70, 90 and 100 %. `notify` gets the events of the guard."""
     return Budget(
         "trip",
         usd=BUDGET_USD,
