@@ -17,6 +17,7 @@ from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import safely
 from otel_tokens.usage.read import Facts, dig, get, glance, length
 from otel_tokens.usage.size import Size
+from otel_tokens.usage.tools import may_run
 from otel_tokens.values import Call, Outcome, Reservation
 
 current: ContextVar[ActiveCall | None] = ContextVar("otel_tokens_call", default=None)
@@ -63,6 +64,7 @@ class ActiveCall:
         self.body: Mapping[str, Any] | None = body
         self.facts = Facts(endpoint)
         self.facts.measured = engine.estimator.wants(call.model)
+        self.facts.hosted = may_run(body, call.model)
         self.glance = glance(endpoint)
         self.lease: Reservation | None = None
         self.span: Any = None

@@ -9,6 +9,7 @@ import os
 import weakref
 from collections.abc import Mapping
 from contextvars import Token
+from dataclasses import replace
 from typing import Any
 
 from opentelemetry import context as context_api
@@ -21,7 +22,7 @@ from otel_tokens.errors import BudgetExceededError
 from otel_tokens.safely import report_fault
 from otel_tokens.telemetry.forks import repair_tracer
 from otel_tokens.telemetry.writing import set_attributes
-from otel_tokens.values import COST_PARTS, Call, Record, Reservation, Usage
+from otel_tokens.values import COST_PARTS, TOKEN_FIELDS, Call, Record, Reservation, Usage
 
 Attributes = dict[str, Any]
 
@@ -66,7 +67,22 @@ def usage_attributes(record: Record, *, semconv: str = "latest") -> Attributes:
     return found
 
 
+def _whole(usage: Usage) -> Usage:
+    """The call's tokens together with those of its components, as the metrics count them."""
+    changes: dict[str, Any] = {}
+    for part in usage.components:
+        for name in TOKEN_FIELDS:
+            count: int = getattr(part.usage, name)
+            if count:
+                changes[name] = changes.get(name, getattr(usage, name)) + count
+    return replace(usage, **changes) if changes else usage
+
+
 def _reported(usage: Usage, found: Attributes) -> None:
+    if usage.components:
+        found[names.USAGE_COMPONENTS_INPUT] = sum(part.usage.input for part in usage.components)
+        found[names.USAGE_COMPONENTS_OUTPUT] = sum(part.usage.output for part in usage.components)
+        usage = _whole(usage)
     said = usage.reported
     partial = usage.origin == "partial"
     if "input" in said or usage.input:
@@ -89,9 +105,6 @@ def _reported(usage: Usage, found: Attributes) -> None:
         found[names.USAGE_WEB_SEARCHES] = usage.web_searches
     if usage.web_fetches:
         found[names.USAGE_WEB_FETCHES] = usage.web_fetches
-    if usage.components:
-        found[names.USAGE_COMPONENTS_INPUT] = sum(part.usage.input for part in usage.components)
-        found[names.USAGE_COMPONENTS_OUTPUT] = sum(part.usage.output for part in usage.components)
 
 
 def cost_attributes(record: Record, aliases: tuple[str, ...] = ()) -> Attributes:
