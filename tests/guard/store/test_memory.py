@@ -64,6 +64,7 @@ def test_what_a_forgotten_account_was_found_by_is_not_used_again() -> None:
     assert [row.scope for row in store.rows()] == ["0", "1", "2"]
     store.settle("second", slots, (7,))
     assert store.admit("third", slots, (10,), TTL).balances == [(7, 10, 100)]
+    assert [row.scope for row in store.rows()] == ["0", "1", "2", "a"]
 
 
 def test_a_refusal_half_way_leaves_nothing_reserved() -> None:
