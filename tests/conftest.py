@@ -42,6 +42,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("unhurried")
 
+# The tests start hundreds of processes. Without files of bytecode each would compile the SDKs anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A client of an SDK reads all certificates of the machine when it is made: 20 ms of CPU. Nothing here leaves the
 # machine, so this process and its children look for certificates in a folder that has none.
 os.environ.pop("SSL_CERT_FILE", None)
