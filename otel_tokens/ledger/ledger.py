@@ -73,13 +73,13 @@ class Ledger:
         self._retry_at: float | None = None
         self._look_at = 0.0
         self._writes = 0
-        self._upkeep: threading.Thread | None = None
         self._stop = False
+        self._upkeep = self._new_upkeep()
         at_fork(self)
         atexit.register(_finish, weakref.ref(self))
         self._guarded(self._open)
-        if self._retention:
-            self._keep_up()
+        if self._retention and self.disabled is None:
+            self._upkeep.start()
 
     # ---- for the engine -------------------------------------------------------------------------------------
     def write(self, record: Record) -> None:
@@ -118,7 +118,7 @@ class Ledger:
             logger.error("%s", trouble)
         # Whoever writes each 4096th row of the file takes the rows into the summary.
         if (number and number % BATCH == 0) or (self._retention and self._writes % _PRUNE_EVERY == 0):
-            self._keep_up()
+            self._upkeep.start()
 
     def flush(self) -> None:
         """Write what waits in memory, if the file can be had now."""
@@ -129,10 +129,8 @@ class Ledger:
         """Flush and close the file. A later `write` opens it again."""
         self._stop = True
         self.flush()
-        upkeep = self._upkeep
         try:
-            if upkeep is not None and upkeep is not threading.current_thread():
-                upkeep.join(timeout=2.0)
+            self._upkeep.join(timeout=2.0)
         finally:
             with self._lock:
                 self._disconnect()
@@ -161,6 +159,9 @@ class Ledger:
             self._connection, self._file = connection, (status.st_dev, status.st_ino)
             self._look_at = time.monotonic() + _LOOK
         return connection  # not the attribute: a handler in this very thread may have closed it again
+
+    def _new_upkeep(self) -> Upkeep:
+        return Upkeep(self._retention, self._lock, lambda: None if self._stop else self._connection)
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -286,18 +287,6 @@ class Ledger:
         if count and self.on_lost is not None:
             safely("ledger.on_lost", self.on_lost, count)
 
-    # ---- upkeep ---------------------------------------------------------------------------------------------
-    def _keep_up(self) -> None:
-        """Start the upkeep beside the callers, unless it is under way."""
-        if self.disabled is not None or (self._upkeep is not None and self._upkeep.is_alive()):
-            return
-        with contextlib.suppress(RuntimeError):  # no new threads while the interpreter shuts down
-            work = (self._lock, lambda: None if self._stop else self._connection)
-            run = Upkeep(self._retention).run
-            thread = threading.Thread(target=run, args=work, name="otel-tokens-ledger", daemon=True)
-            thread.start()
-            self._upkeep = thread
-
     # ---- fork -----------------------------------------------------------------------------------------------
     def before_fork(self) -> None:
         """Close the file and let nobody in until the fork is done."""
@@ -310,7 +299,7 @@ class Ledger:
             self._lock.release()
             return
         self._lock = threading.RLock()
-        self._upkeep = None
+        self._upkeep = self._new_upkeep()
         self._backlog.clear()
         self._disconnect()  # only if it was forked by code that runs no handler before
         self._place = (os.getpid(), self._place[1])

@@ -30,7 +30,7 @@ _POWERS = tuple(10**power for power in range(_PLACES, -1, -1))
 
 
 def pack(amounts: Sequence[str | None], common: Sequence[int], rare: str | None) -> int:
-    """One call as an integer: its MONEY (decimal text, None: unknown), its COMMON tokens, its RARE ones (JSON; None: 0).
+    """One call as an integer: its MONEY (decimal text, None: unknown), COMMON tokens and RARE ones (JSON, None: all 0).
 
     Raises ValueError, TypeError, LookupError, OverflowError or struct.error for a row that does not fit exactly.
     """

@@ -14,24 +14,17 @@ from typing import Any, NamedTuple
 
 from otel_tokens.ledger import packed, sums
 from otel_tokens.ledger.dimensions import CURRENCY, DIMENSIONS, TIMES, Where, condition, expressions
-from otel_tokens.ledger.summary import (
-    KIND,
-    NO_VALUE,
-    PLACED_TAGS,
-    QUARTER,
-    SIX_HOURS,
-    SUMMED_TAGS,
-    State,
-    state,
-)
+from otel_tokens.ledger.part import KIND, NO_VALUE, PLACED_TAGS, QUARTER, SIX_HOURS, SUMMED_TAGS
+from otel_tokens.ledger.summary import State, state
 from otel_tokens.ledger.sums import COUNTS, Key, Sums
 
+_AT_ONCE = 250_000  # rows
 _NEVER = (0, -1)  # a range of row numbers with nothing in it
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Sums by the dimensions `by` of the rows of a time (unix seconds, `until` exclusive) and with the values `where`."""
+    """Asks for sums by the dimensions `by` of calls in a time (unix seconds, `until` exclusive) with values `where`."""
 
     by: Sequence[str]
     since: float | None = None
@@ -73,8 +66,11 @@ def aggregate(connection: sqlite3.Connection, query: Query) -> list[tuple[Key, S
 
 def _pieces(connection: sqlite3.Connection, query: Query) -> Iterator[tuple[Key, Sums]]:
     now = state(connection)
+    oldest, newest = connection.execute("SELECT (SELECT min(seq) FROM calls), (SELECT max(seq) FROM calls)").fetchone()
+    if oldest is None:
+        return
     if now.stale or not now.summed:
-        yield from _rows(connection, query, "1", [])
+        yield from _range(connection, query, oldest, newest)
         return
     buckets = _buckets(connection, query) if query.is_summed() else None
     if buckets is not None:
@@ -83,14 +79,21 @@ def _pieces(connection: sqlite3.Connection, query: Query) -> Iterator[tuple[Key,
     for begin, end in _outside(query, buckets):
         first, last = _numbers(connection, begin, end, now, query.where)
         piece = Query(query.by, begin, end, query.where)
-        yield from _rows(connection, piece, f"seq BETWEEN ? AND ? AND {regular}", [first, last])
-    yield from _rows(connection, query, "seq > ?", [now.summed])
+        yield from _range(connection, piece, max(first, oldest), last, regular)
+    yield from _range(connection, query, now.summed + 1, newest)
     yield from _rows(connection, query, "seq IN (SELECT seq FROM odd)", [])
 
 
-def _rows(
-    connection: sqlite3.Connection, query: Query, place: str, parameters: list[Any]
+def _range(
+    connection: sqlite3.Connection, query: Query, first: int, last: int, chosen: str = "1"
 ) -> Iterator[tuple[Key, Sums]]:
+    """The sums of the rows numbered `first` to `last`, some at a time: SQLite sorts them in memory."""
+    for begin in range(first, last + 1, _AT_ONCE):
+        end = min(begin + _AT_ONCE - 1, last)
+        yield from _rows(connection, query, f"seq BETWEEN ? AND ? AND {chosen}", [begin, end])
+
+
+def _rows(connection: sqlite3.Connection, query: Query, place: str, parameters: list[Any]) -> list[tuple[Key, Sums]]:
     found, names = expressions(query.by)
     text, values = condition(query.since, query.until, query.where)
     return sums.select(connection, [*found, CURRENCY], f"{place} AND {text}", [*names, *parameters, *values])
@@ -111,7 +114,9 @@ def _buckets(connection: sqlite3.Connection, query: Query) -> Buckets | None:
         return None
     if times:
         differ = " OR ".join(f"{_at(time, 'begin')} <> {_at(time, 'begin + ?1 - 1')}" for time in times)
-        begins = "SELECT DISTINCT bucket * ?2 / ?1 * ?1 AS begin FROM spans WHERE bucket * ?2 >= ?3 AND bucket * ?2 < ?4"
+        begins = (
+            "SELECT DISTINCT bucket * ?2 / ?1 * ?1 AS begin FROM spans WHERE bucket * ?2 >= ?3 AND bucket * ?2 < ?4"
+        )
         split = f"SELECT 1 FROM ({begins}) WHERE {differ} LIMIT 1"  # noqa: S608
         if connection.execute(split, (width, QUARTER, first * width, end * width)).fetchone() is not None:
             return None
@@ -181,9 +186,7 @@ def _key(by: Sequence[str], times: dict[str, str], value: Any, of_kind: dict[str
     )
 
 
-def _kinds(
-    connection: sqlite3.Connection, query: Query
-) -> dict[int, tuple[dict[str, Any], str | None, list[str]]]:
+def _kinds(connection: sqlite3.Connection, query: Query) -> dict[int, tuple[dict[str, Any], str | None, list[str]]]:
     """Kind → its dimensions, its currency and which of COUNTS its calls are; of those that the query asks for."""
     where = {name: value for name, value in query.where.items() if name in KIND}
     text, parameters = condition(None, None, where)
@@ -208,7 +211,7 @@ def _cells(connection: sqlite3.Connection, query: Query, buckets: Buckets) -> di
     """The packed sums of the buckets."""
     tag = next(iter(query.tags), None)
     times = _times(connection, query, buckets)
-    table, conditions, parameters = "by_time", ["bucket >= ?", "bucket < ?"], [*buckets[1:]]
+    table, conditions, parameters = "by_time", ["bucket >= ?", "bucket < ?"], list[Any](buckets[1:])
     if tag is None and not times and query.since is None and query.until is None:
         rows = connection.execute("SELECT 0, NULL, kind, sums FROM kinds")
         return {((), None, kind): int.from_bytes(total, "little") for _, _, kind, total in rows}
@@ -229,9 +232,7 @@ def _cells(connection: sqlite3.Connection, query: Query, buckets: Buckets) -> di
     return cells
 
 
-def _times(
-    connection: sqlite3.Connection, query: Query, buckets: Buckets
-) -> dict[int, tuple[tuple[str, str], ...]]:
+def _times(connection: sqlite3.Connection, query: Query, buckets: Buckets) -> dict[int, tuple[tuple[str, str], ...]]:
     """Bucket → its hour, day … as the query asks for them, of the buckets that `where` lets through."""
     names = [name for name in dict.fromkeys((*query.by, *query.where)) if name in TIMES]
     if not names:

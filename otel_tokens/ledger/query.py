@@ -10,12 +10,12 @@ from typing import Any
 
 from otel_tokens.errors import LedgerError
 from otel_tokens.ledger import plan
+from otel_tokens.ledger.catch_up import bring_up_to_date
 from otel_tokens.ledger.dimensions import Where, condition
 from otel_tokens.ledger.plan import Query
 from otel_tokens.ledger.rows import SELECT, decode
 from otel_tokens.ledger.schema import reading, resolve
 from otel_tokens.ledger.sums import Sums
-from otel_tokens.ledger.upkeep import bring_up_to_date
 from otel_tokens.values import Record
 
 Path = str | os.PathLike[str]

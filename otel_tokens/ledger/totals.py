@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from otel_tokens.ledger import plan, sums
+from otel_tokens.ledger.catch_up import bring_up_to_date
 from otel_tokens.ledger.plan import Query
 from otel_tokens.ledger.schema import reading, resolve
 from otel_tokens.ledger.sums import Sums
-from otel_tokens.ledger.upkeep import bring_up_to_date
 
 _AT_LEAST = 1000  # rows that the summary lacks: reading so many at each scrape takes longer than adding them to it
 

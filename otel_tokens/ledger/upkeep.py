@@ -1,86 +1,65 @@
-"""What a ledger needs now and then: new rows are taken into its summary, and old ones are pruned."""
+"""What a writer does now and then: take new rows into the summary, and prune old ones."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 
-from otel_tokens.errors import LedgerError
 from otel_tokens.ledger.retention import Pruner, Retention
-from otel_tokens.ledger.schema import open_writer, reading, resolve
 from otel_tokens.ledger.summary import Adder, behind
 
-logger = logging.getLogger("otel_tokens")
-
 BATCH = 4096
-"""Rows that a writer takes into the summary in one transaction, which takes some ten milliseconds."""
+"""Rows that are taken into the summary in one transaction, which takes some ten milliseconds."""
 
-_BATCHES = 3  # in one run of a writer: it catches up, but does not take the time of the program's own work
-_BULK = 16_384  # rows in one transaction of a reader that waits for the summary
-_BEHIND = 20_000  # rows: with fewer a query is as fast without
-
-Connect = Callable[[], sqlite3.Connection | None]
-Progress = Callable[[int, int], object]
-"""Called with the number of rows in the summary, and of all."""
+_BATCHES = 3  # in one run: it catches up with an older file, but does not take the time of the program's own work
 
 
 class Upkeep:
-    """One run of a writer's upkeep, on a thread of its own. `retention` says what to prune."""
+    """Runs on a thread of its own, one short step at a time under `lock`.
 
-    def __init__(self, retention: Retention) -> None:
+    `connect` gives the connection, None when it is time to end.
+    """
+
+    def __init__(
+        self, retention: Retention, lock: threading.RLock, connect: Callable[[], sqlite3.Connection | None]
+    ) -> None:
         self._retention = retention
+        self._lock = lock
+        self._connect = connect
+        self._thread: threading.Thread | None = None
 
-    def run(self, lock: threading.RLock, connect: Connect) -> None:
-        """Sum up, then prune, one step at a time under `lock`. `connect` gives None when it has to end."""
-        adder = Adder(BATCH)
+    def start(self) -> None:
+        """Start, unless it is under way."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        with contextlib.suppress(RuntimeError):  # no new threads while the interpreter shuts down
+            thread = threading.Thread(target=self._run, name="otel-tokens-ledger", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, for `timeout` seconds at most."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        adder, pruner = Adder(BATCH), Pruner(self._retention)
         try:
             for _ in range(_BATCHES):
-                while not self._step(lock, connect, lambda found: behind(found) < BATCH or adder.step(found)):
-                    pass
-            pruner = Pruner(self._retention)
-            while self._retention and not self._step(lock, connect, lambda found: not pruner.step(found)):
-                pass
+                self._repeat(lambda found: behind(found) < BATCH or adder.step(found))
+            if self._retention:
+                self._repeat(lambda found: not pruner.step(found))
         except sqlite3.Error:
             pass  # busy: the next run goes on; anything worse will meet the next write
 
-    @staticmethod
-    def _step(lock: threading.RLock, connect: Connect, step: Callable[[sqlite3.Connection], bool]) -> bool:
-        """Whether that was the last step."""
-        with lock:
-            found = connect()
-            ended = found is None or step(found)
-        time.sleep(0)  # a lock that is taken again at once keeps the callers waiting
-        return ended
-
-
-def bring_up_to_date(
-    path: str | os.PathLike[str], *, at_least: int = _BEHIND, progress: Progress | None = None
-) -> None:
-    """Take the rows of a ledger into its summary, if it lacks `at_least` so many.
-
-    What is done stays done: after an interruption the next call goes on. Where the file cannot be written to, nothing
-    is done, and queries read the rows instead. Raises LedgerError if the file cannot be read.
-    """
-    place = resolve(path)
-    with reading(place) as connection:
-        if behind(connection) < at_least:
-            return
-    with contextlib.suppress(sqlite3.Error, OSError, LedgerError), contextlib.closing(open_writer(place)) as connection:
-        adder = Adder(_BULK)
-        logged = 0.0
-        while (left := behind(connection)) > 0:
-            rows = connection.execute("SELECT max(seq) FROM calls").fetchone()[0]
-            if progress is not None:
-                progress(rows - left, rows)
-            if time.monotonic() - logged > 5 and left > _BULK:
-                logged = time.monotonic()
-                logger.info("ledger %s: %d of %d rows are summed up (done once)", place, rows - left, rows)
-            while not adder.step(connection):
-                pass
-        if progress is not None:
-            progress(1, 1)
+    def _repeat(self, step: Callable[[sqlite3.Connection], bool]) -> None:
+        """Until `step` says that it has ended."""
+        ended = False
+        while not ended:
+            with self._lock:
+                found = self._connect()
+                ended = found is None or step(found)
+            time.sleep(0)  # a lock that is taken again at once keeps the callers waiting
