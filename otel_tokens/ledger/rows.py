@@ -121,7 +121,7 @@ Row = tuple[str, tuple[Any, ...]]
 
 
 @lru_cache(maxsize=1024)  # in practice a handful: each kind of call has its own set of columns
-def _insert(chosen: tuple[bool, ...]) -> str:
+def _insert(chosen: bytes) -> str:
     names = (*_FIRST, *compress(_THEN, chosen))
     # Not INSERT OR IGNORE, which would also drop rows for reasons other than being there already.
     return f"INSERT INTO calls({', '.join(names)}) VALUES({', '.join('?' * len(names))}) ON CONFLICT(id) DO NOTHING"
@@ -141,7 +141,7 @@ def encode(record: Record, place: tuple[int, str]) -> Row:
         _names(record.finish_reasons) if record.finish_reasons else None,
         *(_components(usage.components) if usage.components else _NO_COMPONENTS),
     )
-    chosen = tuple(map(ne, rest, _DEFAULTS))
+    chosen = bytes(map(ne, rest, _DEFAULTS))
     return _insert(chosen), (*_always_of(record), *place, *compress(rest, chosen))
 
 

@@ -14,7 +14,7 @@ from otel_tokens.errors import LedgerError
 from otel_tokens.ledger.migrations import APPLICATION_ID, DROP_INDEXES, MIGRATIONS, VERSION, statements
 
 _PAGE = 2048  # bytes
-_CHECKPOINT = 4000  # pages in the log before they are moved into the file, which takes the disk's time
+_CHECKPOINT = 8000  # pages in the log before they are moved into the file, which takes the disk's time
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)  # the last: lost too many races
 
 
