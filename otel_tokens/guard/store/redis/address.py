@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 from otel_tokens.errors import ConfigError
 from otel_tokens.guard.store.base import StoreError
+from otel_tokens.text import shown_url
 
 Place = tuple[str, int]
 Connection = Any
@@ -46,16 +47,9 @@ class Address:
             self.aio_connection(None)
         except (ValueError, TypeError, self.errors.RedisError) as error:
             reason = str(error)
-            if "ort " in reason:  # urllib quotes what it took for the port: the rest of a password, perhaps
+            if "ort " in reason or "literal" in reason:  # it quotes what was taken for the port: a password, perhaps
                 reason = "its port is no number; in a password write / ? # @ as %2F %3F %23 %40"
-            raise ConfigError(f"{self._shown(url)} is not a Redis URL: {reason}", key="store") from None
-
-    @staticmethod
-    def _shown(url: str) -> str:
-        """The URL without its secrets."""
-        scheme, _, rest = url.partition("://")
-        place = rest.partition("?")[0].rpartition("@")[2]
-        return f"{scheme}://{place}"
+            raise ConfigError(f"{shown_url(url)} is not a Redis URL: {reason}", key="store") from None
 
     def _read(self, url: str) -> None:
         module: Any = import_module("redis.connection")
