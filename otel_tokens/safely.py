@@ -11,14 +11,40 @@ import inspect
 import logging
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 from otel_tokens.errors import BudgetExceededError
+from otel_tokens.text import printable
 
 logger = logging.getLogger("otel_tokens")
+"""The one logger of this library. Each message is one line without control characters."""
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    """Filter of the logger: names and tags in a message or an exception may come from anybody."""
+    with suppress(Exception):  # a message that cannot be made is the handler's to report
+        message = record.getMessage()
+        shown = printable(message)
+        if shown != message:
+            record.msg, record.args = shown, ()
+        if record.exc_info and record.exc_info[1] is not None:
+            record.exc_text = _traceback(record.exc_info[1])
+    return True
+
+
+def _traceback(error: BaseException) -> str:
+    lines: list[str] = []
+    for part in traceback.format_exception(error):
+        of_frames = part.startswith((" ", "\n", "Traceback"))  # what else there is, is the text of an exception
+        lines += map(printable, part.splitlines() if of_frames else [part.removesuffix("\n")])
+    return "\n".join(lines)
+
+
+logger.addFilter(_make_printable)
 
 T = TypeVar("T")
 
