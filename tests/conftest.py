@@ -8,6 +8,7 @@ import gc
 import importlib
 import inspect
 import logging
+import multiprocessing
 import os
 import random
 import shutil
@@ -101,6 +102,12 @@ def pytest_runtest_setup() -> None:
         gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """What became garbage while frozen is collected now: at the interpreter's end it would go in no order."""
+    gc.unfreeze()
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """A command sets up logging for its process; run inside a test's, it must not silence the next test."""
@@ -109,6 +116,15 @@ def logging_as_it_was() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def no_child_stays() -> Iterator[None]:
+    """End the children of `multiprocessing` that a failed test left: the interpreter would wait for them."""
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
 
 
 @pytest.fixture(scope="session")
