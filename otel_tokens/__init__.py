@@ -25,7 +25,7 @@ from otel_tokens.instrument import (
 from otel_tokens.values import Cost, Record, Usage
 
 if TYPE_CHECKING:
-    from otel_tokens.guard.budget import Budget
+    from otel_tokens.guard.budgets.budget import Budget
     from otel_tokens.guard.guard import Guard
     from otel_tokens.instrumentor import OtelTokensInstrumentor
     from otel_tokens.pricing.processor import PricingProcessor
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 _LATE = {
-    "Budget": "guard.budget",
+    "Budget": "guard.budgets.budget",
     "Guard": "guard.guard",
     "OtelTokensInstrumentor": "instrumentor",
     "PricingProcessor": "pricing.processor",

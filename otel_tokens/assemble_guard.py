@@ -14,10 +14,10 @@ from otel_tokens.errors import ConfigError
 from otel_tokens.settings import Settings, refuse
 
 if TYPE_CHECKING:
-    from otel_tokens.guard.budget import Budget
-    from otel_tokens.guard.events import Event
+    from otel_tokens.guard.budgets.budget import Budget
     from otel_tokens.guard.guard import Guard
-    from otel_tokens.guard.manage import Status
+    from otel_tokens.guard.reporting.administration import Status
+    from otel_tokens.guard.reporting.events import Event
     from otel_tokens.pricing.price import Pricer
     from otel_tokens.telemetry.budgets import BudgetRow
     from otel_tokens.telemetry.metrics import Metrics
@@ -80,7 +80,7 @@ def examined_budgets(settings: Settings, given: Sequence[Any] = ()) -> tuple[lis
     problems = list(_option_problems(settings))
     if not given and not settings.budgets:
         return [], problems
-    from otel_tokens.guard.budget import Budget, budgets_from
+    from otel_tokens.guard.budgets.budget import Budget, budgets_from
 
     found: dict[str, Budget] = {}
     for item in (*given, *settings.budgets):

@@ -1,4 +1,4 @@
-"""The one vocabulary: every attribute, metric, label, unit and bucket list. Data only.
+"""Names of all attributes, metrics, labels, units and bucket lists. Data only.
 
 `gen_ai.*` follows OpenTelemetry's GenAI conventions (semantic-conventions-genai, after the split of
 `token.usage` into counters); everything they do not define lives under `otel_tokens.*`, our stable API.

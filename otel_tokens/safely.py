@@ -1,42 +1,80 @@
-"""The one wall between our bugs and the caller: our steps may fail, the user's call may not.
+"""Keeps a fault of this library away from the program's call.
 
-Silent for users (one log line per place), loud for us: with OTEL_TOKENS_STRICT=1, as our tests run, a fault
-of ours is raised.
+A fault is logged, once per place with its traceback, and counted. With OTEL_TOKENS_STRICT=1, which the tests set, it is
+raised instead. What the program's own signal handler raises while our code runs is no fault: it is raised as it is.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
 import logging
 import os
-from collections.abc import Callable
+import signal
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TypeVar
+from types import CodeType, FrameType
+from typing import Any, TypeVar
 
 from otel_tokens.errors import BudgetExceededError
+from otel_tokens.text import printable
 
 logger = logging.getLogger("otel_tokens")
+"""The one logger of this library. Each message is one line without control characters."""
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    """Filter of the logger: names and tags in a message or an exception may come from anybody."""
+    with suppress(Exception):  # a message that cannot be made is the handler's to report
+        message = record.getMessage()
+        shown = printable(message)
+        if shown != message:
+            record.msg, record.args = shown, ()
+        if record.exc_info and record.exc_info[1] is not None:
+            record.exc_text = _traceback(record.exc_info[1])
+    return True
+
+
+def _traceback(error: BaseException) -> str:
+    lines: list[str] = []
+    for part in traceback.format_exception(error):
+        of_frames = part.startswith((" ", "\n", "Traceback"))  # what else there is, is the text of an exception
+        lines += map(printable, part.splitlines() if of_frames else [part.removesuffix("\n")])
+    return "\n".join(lines)
+
+
+logger.addFilter(_make_printable)
 
 T = TypeVar("T")
 
-_told: set[str] = set()
+_logged: set[str] = set()
 _listener: Callable[[str], object] | None = None
 
 
 def on_fault(listener: Callable[[str], object] | None) -> None:
-    """Have `listener(where)` told of every contained fault: a counter."""
+    """Call `listener(where)` for each fault from now on. None: no listener."""
     global _listener
     _listener = listener
 
 
 def strict() -> bool:
-    """Whether faults of ours are raised instead of logged."""
+    """Whether faults are raised instead of logged."""
     return os.environ.get("OTEL_TOKENS_STRICT") == "1"
 
 
 def report_fault(where: str, error: BaseException) -> None:
-    """Log a fault of ours, with its traceback the first time it happens at `where`; never raises unless strict."""
-    first = where not in _told
-    _told.add(where)
+    """Log a fault that was caught at `where`, with its traceback the first time.
+
+    Call it in the `except` clause that caught `error`. Raises what a signal handler of the program raised
+    (`interruption`). Raises `error` if strict. Raises nothing else.
+    """
+    raised = interruption(error)
+    if raised is not None:
+        raise raised
+    first = where not in _logged
+    _logged.add(where)
     logger.log(
         logging.ERROR if first else logging.DEBUG,
         "otel_tokens failed in %s (%s: %s); your call is not affected",
@@ -46,18 +84,88 @@ def report_fault(where: str, error: BaseException) -> None:
         exc_info=error if first else None,
     )
     if _listener is not None:
-        with suppress(Exception):  # a fault while telling of a fault stays untold
+        with suppress(Exception):  # the listener only counts: its own fault is dropped
             _listener(where)
     if strict():
         raise error
 
 
 def safely(where: str, step: Callable[..., T], *args: object, **keywords: object) -> T | None:
-    """Run one of our own steps. Its fault is reported and None returned; `BudgetExceededError` passes."""
+    """Return `step(*args, **keywords)`, or None after a fault, which is reported.
+
+    Raises BudgetExceededError of the step, what a signal handler of the program raised, and what is no Exception.
+    """
     try:
         return step(*args, **keywords)
     except BudgetExceededError:
         raise
-    except Exception as error:  # the wall: whatever it is, it is ours
+    except Exception as error:
         report_fault(where, error)
         return None
+
+
+def interruption(error: BaseException) -> BaseException | None:
+    """The exception that a signal handler of the program raised while our code ran, or None.
+
+    It is `error` itself, or one from which a library made `error` (redis makes its own error of a TimeoutError). Call
+    it in the `except` clause that caught `error`; then raise what it returns. Examples: Celery's SoftTimeLimitExceeded,
+    a TimeoutError from SIGALRM.
+    """
+    trace = error.__traceback__
+    caught_in = None if trace is None else trace.tb_frame
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        # An older exception, which the program was handling when it called us, is not ours to raise.
+        if found is not error and not _is_inside(found, caught_in):
+            return None
+        if _raised_by_handler(found):
+            return found
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _is_inside(error: BaseException, outer: FrameType | None) -> bool:
+    """Whether `error` was raised and caught in what `outer` called."""
+    trace = error.__traceback__
+    frame = None if trace is None else trace.tb_frame
+    while frame is not None and frame is not outer:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _raised_by_handler(error: BaseException) -> bool:
+    """Whether the traceback of `error` goes through a signal handler."""
+    handlers = frozenset(_handlers())
+    trace = error.__traceback__
+    above: FrameType | None = None
+    while trace is not None:
+        frame = trace.tb_frame
+        if above is not None and (frame.f_code in handlers or _has_signal_arguments(frame, above)):
+            return True
+        above = frame
+        trace = trace.tb_next
+    return False
+
+
+def _handlers() -> Iterator[CodeType]:
+    """The code of the signal handlers that are installed now."""
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        while isinstance(handler, functools.partial):
+            handler = handler.func
+        function = handler if hasattr(handler, "__code__") else getattr(handler, "__call__", None)  # noqa: B004
+        code = getattr(function, "__code__", None)
+        if isinstance(code, CodeType):
+            yield code
+
+
+def _has_signal_arguments(frame: FrameType, above: FrameType) -> bool:
+    """Whether a function was called with (signal number, the frame that was interrupted), as the interpreter does.
+
+    This finds a handler that has put another one in its place before it raised.
+    """
+    names, rest, _, values = inspect.getargvalues(frame)
+    given = [values.get(name) for name in names] + list(values.get(rest or "", ()))
+    return any(isinstance(number, int) and where is above for number, where in itertools.pairwise(given))

@@ -1,6 +1,6 @@
-"""The values that the rooms exchange: what a call asked, used, cost and came to. Frozen, standard library only.
+"""Frozen values that the packages exchange: call, usage, cost, reservation, record. Standard library only.
 
-Token convention (fixed at the door, `usage/normalise.py`): `input` and `output` are inclusive totals;
+Token convention (`usage/normalise.py` converts every report to it): `input` and `output` are inclusive totals;
 `cache_read` and `cache_write` are parts of `input`; `reasoning` is a part of `output`; modalities are an
 orthogonal split of the same totals. Only pricing subtracts.
 """
@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 Origin = Literal["provider", "partial", "estimated", "missing"]
-"""Where token numbers come from: the provider's report; a stream that ended early (input reported, output
-estimated); our own estimate; nowhere."""
+"""Where token numbers come from. provider: its report. partial: a stream that ended early; input is reported, output is
+estimated. estimated: our own estimate. missing: nobody reported any."""
 
 Outcome = Literal["ok", "error", "cancelled", "abandoned", "cut"]
-"""How a call ended: normally; with an exception; by cancellation; by a caller who stopped reading; by the guard."""
+"""How a call ended. abandoned: the caller stopped reading a stream. cut: the guard ended a stream."""
 
 CostStatus = Literal["priced", "estimated", "unpriced"]
 CostSource = Literal["provider", "local"]
@@ -26,11 +26,11 @@ CostSource = Literal["provider", "local"]
 T = TypeVar("T")
 
 EXACT = Context(prec=200, traps=[])
-"""Our arithmetic of money, exact and without traps, whatever context the application has set for its thread."""
+"""The context of all money arithmetic: exact, without traps, independent of the application's decimal context."""
 
 
 def make(kind: type[T], values: dict[str, Any]) -> T:
-    """A frozen value from its fields at a quarter of the constructor's price, for the hot path.
+    """Make a frozen value from its fields, in a quarter of the time that its constructor takes.
 
     Fields left out are their class's defaults; those with a default factory must be given.
     """
@@ -46,10 +46,10 @@ EMPTY: Mapping[str, str] = MappingProxyType({})
 class Usage:
     """The normalised tokens of one call, in the convention above. All counts are non-negative integers.
 
-    `reported` names the fields the provider stated: a 0 that is not in it means "not said".
+    `reported` names the fields that the provider stated. A 0 that is not in it was not stated.
     `total` is the provider's own total, or None. `reported_cost` is the provider's own price of the call in
-    USD. `flags` says what was inconsistent ("negative:input" …). `components` are extra billed parts that the
-    totals do not contain (`Component`).
+    USD. `flags` names inconsistencies ("negative:input" …). `components` are billed parts that the totals do not
+    contain (`Component`).
     """
 
     input: int = 0
@@ -108,8 +108,8 @@ TOKEN_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Usage) if f.type ==
 class Cost:
     """The money of one call. Components add up to `total`; all are None when the price is unknown (never 0).
 
-    `provider_total` is what the provider itself said; it wins (`source = "provider"`), and `local_total` keeps what our
-    catalogue says. `version` is the catalogue's, `rule` names the rate used.
+    `provider_total` is the cost that the provider reported. Then it is the total (`source = "provider"`), and
+    `local_total` is the cost by our catalogue. `version` is that of the catalogue, `rule` names the rate.
     """
 
     total: Decimal | None = None
@@ -128,9 +128,9 @@ class Cost:
 
 
 class PriceLine(NamedTuple):
-    """Cost as a straight line, in whole pico-USD (10^-12), rounded up: `fixed` for a call, and so much for each input
-    token, output token and web search. For calls with at most `most_input` input tokens that start in [`valid_from`,
-    `valid_until`), unix seconds.
+    """Cost as a linear function, in whole pico-USD (10^-12), rounded up: `fixed` for a call, plus a rate for each input
+    token, output token and web search. It holds for calls with at most `most_input` input tokens that
+    start in [`valid_from`, `valid_until`), unix seconds.
     """
 
     input: int
@@ -152,13 +152,13 @@ COST_PARTS: tuple[str, ...] = ("input", "cache_read", "cache_write", "output", "
 
 @dataclass(frozen=True)  # no slots: `make`
 class Call:
-    """What is known of a call before it is sent.
+    """The facts of a call before it is sent.
 
-    `provider` bills it; `endpoint` is the billable operation ("openai.chat"); `operation` the convention's name
+    `provider` bills the call; `endpoint` is the billable operation ("openai.chat"); `operation` the convention's name
     ("chat", "text_completion", "embeddings"). `max_output` is the request's own bound on output tokens per
     choice, `choices` how many it asks for; `service_tier`, `speed` and `geo` are the terms it asks for. `started` is
-    unix time in seconds. `free`: the user said that this host's calls cost nothing. `asked_model`: what the
-    application asked for, when the guard put `model` in its place.
+    unix time in seconds. `free`: by the settings, calls to this host cost nothing. `asked_model`: the model
+    that the application asked for, if the guard replaced it by `model`.
     """
 
     id: str
@@ -182,22 +182,22 @@ class Call:
     tags: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 
-class Lease(Protocol):
-    """Budget reserved for one call, as others than the guard see it."""
+class Reservation(Protocol):
+    """Budget that is set aside for one call, as packages other than the guard see it."""
 
     @property
     def key(self) -> str:
-        """Unique among all leases."""
+        """Unique among all reservations."""
         ...
 
     @property
     def grants(self) -> tuple[tuple[str, str, int], ...]:
-        """(budget, scope, amount in smallest units) of what is reserved."""
+        """What is reserved, as (budget, scope, amount in smallest units)."""
         ...
 
     @property
     def expires(self) -> float:
-        """Unix seconds at which the reservation ends by itself, unless it is renewed."""
+        """When the reservation expires unless it is renewed, in unix seconds."""
         ...
 
     @property
@@ -207,35 +207,35 @@ class Lease(Protocol):
 
     @property
     def model(self) -> str | None:
-        """The model the request is to go to; None: as asked."""
+        """The model to send the request to. None: no change."""
         ...
 
     @property
     def max_output(self) -> int | None:
-        """The output tokens per choice that the request is to be bounded to; None: as asked."""
+        """The limit of output tokens per choice to put into the request. None: no change."""
         ...
 
     @property
     def timeout(self) -> float | None:
-        """Seconds within which the call must end; None: no matter."""
+        """The time limit of the call in seconds. None: no limit."""
         ...
 
     @property
     def look_at(self) -> int | None:
-        """A stream needs a look once it has produced so many output tokens, not before; None: never."""
+        """The number of output tokens from which on a stream must be checked. None: never."""
         ...
 
     def fullest(self) -> tuple[str, float] | None:
-        """The budget of the call that was used up most when it was admitted, and the used share (1: all of it)."""
+        """The fullest budget of the call at its admission, and its used share (1.0: used up)."""
         ...
 
 
 @dataclass(frozen=True)  # no slots: `make`
 class Record:
-    """Everything known once a call has ended: one per billed call.
+    """Everything known about a call that has ended. There is one record for each billed call.
 
     `started` is unix time in seconds, `duration` and `first_chunk` are seconds. `service_tier`, `speed` and `geo`
-    are what the response said and change the price. `missing_reason` says why usage is not the provider's full report.
+    come from the response and change the price. `missing_reason` says why `usage` is not a full report of the provider.
     """
 
     call: Call
@@ -260,7 +260,7 @@ class Record:
 
     @property
     def id(self) -> str:
-        """The call's unique id: what makes writing a record twice harmless."""
+        """The unique id of the call. A record that is written twice is stored once by this id."""
         return self.call.id
 
     @property
@@ -270,15 +270,15 @@ class Record:
 
     @property
     def started(self) -> float:
-        """Unix time in seconds at which the call was made."""
+        """When the call was made, in unix seconds."""
         return self.call.started
 
 
 @dataclass(frozen=True)  # no slots: `make`
 class CallSizes:
-    """How large a call may become, from lengths and its own bounds: what the guard reserves by. All in tokens.
+    """How large a call may become, by its lengths and its own limits. The guard reserves by it. All in tokens.
 
-    `input_tokens_estimate` is the likely input, `input_upper` a bound it will not pass; `output_bound` the request's
+    `input_tokens_estimate` is the likely input, `input_upper` an upper bound of it; `output_bound` the request's
     own limit per choice (None: unlimited), `thinking` a thinking budget, `choices` how many answers it asks for.
     `cache_write` is the field of `Usage` that its input may be written to a cache as ("cache_write_1h"), None if the
     request asks for no caching: such input costs more. `web_searches`: how many the provider may run. `audio`: input

@@ -13,7 +13,7 @@ from otel_tokens.capture.stream import attach, read_held
 from otel_tokens.lifecycle import ActiveCall
 from otel_tokens.safely import report_fault, safely
 from otel_tokens.usage.read import get
-from otel_tokens.values import Lease
+from otel_tokens.values import Reservation
 
 Arguments = tuple[Any, ...]
 Keywords = Mapping[str, Any]
@@ -60,7 +60,7 @@ class Exchange:
         if lease is not None and (lease.model or lease.max_output or lease.timeout):
             safely("apply lease", self._apply, lease)
 
-    def _apply(self, lease: Lease) -> None:
+    def _apply(self, lease: Reservation) -> None:
         active, options = self.active, self._own_options()
         changed: dict[str, Any] = {}
         if lease.model:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from otel_tokens.demo.show import Screen
     from otel_tokens.demo.workload import Step
-    from otel_tokens.guard.events import Event
+    from otel_tokens.guard.reporting.events import Event
     from otel_tokens.values import Record
 
 SDKS = ("openai", "anthropic")

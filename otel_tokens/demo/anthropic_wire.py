@@ -1,6 +1,6 @@
-"""Anthropic's wire format from plain numbers: messages, their streams, token counts and errors.
+"""Builds Anthropic's wire format from plain numbers: messages, streams, token counts and errors.
 
-`usage` is our own `Usage` (inclusive totals), or any raw usage block, which goes out as it is.
+`usage` is our own `Usage` (inclusive totals), or any raw usage block, which is sent unchanged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DIRECT = {"type": "direct"}
 
 
 def _counts(usage: Usage) -> Json:
-    """Anthropic's input_tokens leaves the cache out."""
+    """The counts of `usage` in Anthropic's convention: input_tokens without the cache."""
     return {
         "input_tokens": usage.input - usage.cache_read - usage.cache_write,
         "cache_creation_input_tokens": usage.cache_write,
@@ -54,7 +54,7 @@ def _iteration(part: Component) -> Json:
 
 
 def message_usage(usage: AnyUsage, **more: Any) -> Mapping[str, Any] | None:
-    """The usage block. Components become `iterations`, with one for the message itself unless they name it."""
+    """The usage block. Components become `iterations`, plus one for the message itself if they do not contain it."""
     if not isinstance(usage, Usage):
         return usage
     block = _counts(usage) | {"service_tier": "standard"}
@@ -73,7 +73,7 @@ def message_usage(usage: AnyUsage, **more: Any) -> Mapping[str, Any] | None:
 
 
 def message(model: str, usage: AnyUsage, content: str | Sequence[Json], **more: Any) -> Json:
-    """A `message`. `content` is text, or blocks; a tool_use block makes that the stop reason."""
+    """A `message`. `content` is text or blocks. With a tool_use block the stop reason is tool_use."""
     blocks = [text(content)] if isinstance(content, str) else list(content)
     asks = any(block["type"] == "tool_use" for block in blocks)
     return {
@@ -91,7 +91,7 @@ def message(model: str, usage: AnyUsage, content: str | Sequence[Json], **more: 
 
 
 def _block_events(block: Json) -> tuple[Json, list[Json]]:
-    """The block as its start event shows it, and the deltas that fill it."""
+    """The block as in its start event, and the deltas that fill it."""
     kind = block["type"]
     if kind == "text":
         return {**block, "text": ""}, [{"type": "text_delta", "text": piece} for piece in pieces(block["text"])]
@@ -106,7 +106,7 @@ def _block_events(block: Json) -> tuple[Json, list[Json]]:
     return block, []
 
 
-# What message_start says of usage: the input side, and a placeholder for the output. The rest comes at the end.
+# The usage in message_start: the input, and a placeholder for the output. message_delta has the rest.
 _AT_END = ("output_tokens_details", "server_tool_use", "iterations")
 _DELTA = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens", *_AT_END)
 
@@ -132,16 +132,16 @@ def message_events(whole: Json) -> list[Event]:
 
 
 def error_body(kind: str, words: str) -> Json:
-    """The body of an error, in a reply as in a stream."""
+    """The body of an error, for replies and streams."""
     return {"type": "error", "error": {"type": kind, "message": words}, "request_id": new_id("req_")}
 
 
 def error(status: int, kind: str, words: str) -> Reply:
-    """An error reply; those worth a retry (429, 5xx with 529 for overloaded) ask for it after a millisecond."""
+    """An error reply. Errors that clients retry (429, 5xx) ask for a retry after a millisecond."""
     headers = {"retry-after-ms": "1"} if status == 429 or status >= 500 else {}
     return Reply(status, error_body(kind, words), headers=headers)
 
 
 def error_event(kind: str, words: str) -> Event:
-    """An error in the middle of a stream; iterating raises it."""
+    """An error event in a stream. The SDK raises it while the caller iterates."""
     return ("error", error_body(kind, words))

@@ -1,4 +1,4 @@
-"""The invented but consistent numbers of the demo model: about four characters a token, long prompts cached."""
+"""Counts the tokens of the demo model: about four characters a token, long prompts cached. Invented but consistent."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def letters(value: Any) -> int:
 
 
 def tokens(*values: Any) -> int:
-    """About how many tokens JSON values come to; at least one."""
+    """The approximate number of tokens in JSON values, at least 1."""
     return max(1, math.ceil(sum(map(letters, values)) / CHARS))
 
 
 class Counter:
-    """Counts calls, and remembers which prompts have been seen before."""
+    """Counts the tokens of calls, and remembers the prompts for its cache."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: dict[object, int] = {}
 
     def usage(self, request: Request, answer: str, keys: tuple[str, ...], choices: int = 1) -> tuple[Usage, int]:
-        """What the call used, and how many characters of the answer fit under its limit (0: all of them).
+        """Returns the usage of a call, and how many characters of the answer its limit allows (0: all).
 
         `keys` are the members of the request that are billed as input.
         """
@@ -63,7 +63,7 @@ class Counter:
         return _with_compaction(usage, request), room * CHARS if room < visible else 0
 
     def _with_prefix(self, usage: Usage, request: Request, parts: Sequence[Any]) -> Usage:
-        """OpenAI caches long prompts by itself; only the newest models bill the write."""
+        """OpenAI caches long prompts automatically. Only the newest models bill the write."""
         if usage.input < _CACHEABLE:
             return usage
         size = usage.input // _GRAIN * _GRAIN
@@ -74,7 +74,7 @@ class Counter:
         return replace(usage, cache_write=written, cache_write_30m=written)
 
     def _with_marked(self, usage: Usage, parts: Sequence[Any]) -> Usage:
-        """Anthropic caches up to the blocks that are marked with `cache_control`, for five minutes or an hour."""
+        """Anthropic caches up to each block with `cache_control`, for five minutes or an hour."""
         for block in _blocks(parts):
             size = min(tokens(block), usage.input)
             mark = mapping(block.get("cache_control"))
@@ -112,7 +112,7 @@ def _reasoning(request: Request) -> int:
 
 
 def _with_compaction(usage: Usage, request: Request) -> Usage:
-    """A beta request that asks for compaction gets one: billed, and not part of the top-level numbers."""
+    """A compaction, if a beta request asks for one. It is billed and not part of the top-level numbers."""
     edits = array(mapping(request["context_management"]).get("edits"))
     if not any(str(mapping(edit).get("type")).startswith("compact") for edit in edits):
         return usage

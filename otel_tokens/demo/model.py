@@ -1,8 +1,8 @@
-"""A believable model behind the loopback server: routes by the end of the path, answers, and counts.
+"""The model of the loopback server: routes requests by the end of their path, answers them, and counts tokens.
 
-It answers in the forms of OpenAI (also as Azure) and Anthropic (also as Bedrock and Vertex); offered tools, it first
-asks for one; asked for a JSON schema, it keeps to it. Models named `error-STATUS` fail with that status; streams of
-`error-stream` break off with an error event.
+It answers in the formats of OpenAI (also Azure) and Anthropic (also Bedrock and Vertex). If a request offers tools, it
+calls one first. If a request has a JSON schema, the answer fits it. Models named `error-STATUS` fail with that status.
+Streams of `error-stream` end with an error event.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BEDROCK = re.compile(r"/model/(?P<model>[^/]+)/(?P<verb>invoke|invoke-with-resp
 _VERTEX = re.compile(r"/models/(?P<model>[^/:]+):(?P<verb>rawPredict|streamRawPredict)$")
 _STREAMED = ("invoke-with-response-stream", "streamRawPredict")
 _AZURE = "/openai/deployments/"
-_AZURE_MODEL = "gpt-4.1-2025-04-14"  # a deployment's name says nothing about its model
+_AZURE_MODEL = "gpt-4.1-2025-04-14"  # the name of a deployment does not say its model
 _SAFE = {kind: {"filtered": False, "severity": "safe"} for kind in ("hate", "self_harm", "sexual", "violence")}
 
 
@@ -57,7 +57,7 @@ def example(schema: Json, root: Json | None = None) -> Any:
 
 
 class Model:
-    """Answers requests; `respond` is what a `ModelServer` takes. `delay` is in seconds between events of a stream."""
+    """Answers requests. `respond` is the function for a `ModelServer`. `delay`: seconds between events of a stream."""
 
     def __init__(self, delay: float = 0.0) -> None:
         self.delay = delay
@@ -66,7 +66,7 @@ class Model:
         self._stored: dict[str, Json] = {}
 
     def respond(self, request: Request) -> Reply:
-        """The reply for one request; a 404 in OpenAI's form for a path that nobody serves."""
+        """The reply to one request. An unknown path gets a 404 in OpenAI's format."""
         path = request.path
         if match := _BEDROCK.search(path) or _VERTEX.search(path):
             return self._hosted(request, unquote(match["model"]), match["verb"])
@@ -101,7 +101,7 @@ class Model:
         if not request["stream"]:
             return Reply(body=whole | ({"prompt_filter_results": filters} if azure else {}))
         events = openai_wire.chat_events(whole, include_usage=_asks_usage(request))
-        if azure:  # opens with a chunk that has neither a choice nor a model
+        if azure:  # the first chunk has no choice and no model
             first = {"id": "", "object": "", "created": 0, "model": "", "choices": [], "prompt_filter_results": filters}
             events.insert(0, (None, first))
         return self._stream(request, events, openai_wire.error_event("Overloaded"))
@@ -171,7 +171,7 @@ class Model:
         return self._stream(request, anthropic_wire.message_events(whole), broken)
 
     def _hosted(self, request: Request, model: str, verb: str) -> Reply:
-        """Bedrock and Vertex: the model stands in the path, and Bedrock frames its streams in its own way."""
+        """Bedrock and Vertex: the model is in the path. Bedrock has its own framing of streams."""
         request = replace(request, json={**mapping(request.json), "model": model, "stream": verb in _STREAMED})
         if model == "count-tokens":
             return self._count(request)
@@ -212,7 +212,7 @@ def _tier(request: Request) -> str:
 
 
 def _answer(request: Request, conversation: str, result: str) -> tuple[str, tuple[str, str] | None]:
-    """The text of the answer, and the tool call (name, arguments as JSON) it is, when tools are offered.
+    """The text of the answer, and its tool call (name, arguments as JSON) if the request offers tools.
 
     A conversation whose last item is a tool's `result` gets its answer.
     """
@@ -230,7 +230,7 @@ def _answer(request: Request, conversation: str, result: str) -> tuple[str, tupl
 
 
 def _schema(request: Request) -> Json:
-    """The JSON schema that the answer has to fit, wherever this kind of request states it."""
+    """The JSON schema that the answer must fit, or None."""
     places = (request["response_format"], mapping(request["text"]).get("format"))
     places += (mapping(request["output_config"]).get("format"), request["output_format"])
     for place in map(mapping, places):

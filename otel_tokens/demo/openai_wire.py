@@ -1,7 +1,7 @@
-"""OpenAI's wire format from plain numbers: chat, legacy completions, responses, embeddings, and their streams.
+"""Builds OpenAI's wire format from plain numbers: chat, legacy completions, responses, embeddings, and their streams.
 
-Each builder makes the whole payload; the `*_events` functions cut such a payload into the events of its stream.
-`usage` is our own `Usage` (inclusive totals), or any raw usage block, which goes out as it is.
+Each builder makes a whole payload. The `*_events` functions split a payload into the events of its stream.
+`usage` is our own `Usage` (inclusive totals), or any raw usage block, which is sent unchanged.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ DONE: Event = (None, "[DONE]")
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id in the provider's style."""
+    """A new id in the provider's format."""
     return f"{prefix}{uuid.uuid4().hex}"
 
 
 def pieces(text: str) -> list[str]:
-    """Text cut into words, each with the space before it: what a stream sends at a time."""
+    """Splits text into words, each with the space before it. A stream sends one at a time."""
     return re.findall(r"\s*\S+\s*$|\s*\S+", text) or [text]
 
 
@@ -254,7 +254,7 @@ def compaction(usage: AnyUsage, kept: Sequence[Json] = ()) -> Json:
 
 
 def embeddings(model: str, tokens: int, *, count: int = 1, dimensions: int = 8, packed: bool = False) -> Json:
-    """`count` vectors; `packed` as base64 of little-endian float32, which the SDK asks for unless told otherwise."""
+    """`count` vectors; `packed` as base64 of little-endian float32, the SDK's default."""
 
     def vector(row: int) -> list[float] | str:
         numbers = [((row * 31 + column * 7) % 64 - 32) / 64 for column in range(dimensions)]
@@ -269,12 +269,12 @@ def embeddings(model: str, tokens: int, *, count: int = 1, dimensions: int = 8, 
 
 
 def error(status: int, message: str, kind: str = "invalid_request_error", code: str | None = None) -> Reply:
-    """An error reply. 429 and 5xx ask the SDK to try again after a millisecond, so that retries cost tests no time."""
+    """An error reply. 429 and 5xx ask the SDK for a retry after a millisecond, so that tests need not wait."""
     headers = {"retry-after-ms": "1"} if status == 429 or status >= 500 else {}
     body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
     return Reply(status, body, headers=headers)
 
 
 def error_event(message: str, kind: str = "server_error", code: str | None = None) -> Event:
-    """An error in the middle of a chat stream; iterating raises it."""
+    """An error event in a chat stream. The SDK raises it while the caller iterates."""
     return (None, {"error": {"message": message, "type": kind, "param": None, "code": code}})

@@ -1,4 +1,4 @@
-"""A loopback HTTP/1.1 server for model traffic, plain, streamed, held, slowed or broken off; it keeps the requests.
+"""A loopback HTTP/1.1 server for model traffic. Replies can be plain, streamed, held, slow or cut. Requests are kept.
 
 Used by `otel-tokens demo` and by the tests, which call it with the real SDKs. Standard library only.
 """
@@ -24,12 +24,12 @@ from otel_tokens.demo.wire import Event, Reply, Request, encode, sse
 __all__ = ["Event", "ModelServer", "Reply", "Request", "Respond", "in_turn"]
 
 Respond: TypeAlias = Callable[[Request], Reply]
-_HOLD_STEP = 0.01  # seconds between looks at whether a client that is kept waiting is still there
-_JOIN = 5.0  # seconds that closing waits for a connection's thread
+_HOLD_STEP = 0.01  # seconds between two checks whether a waiting client has left
+_JOIN = 5.0  # seconds that `close` waits for the thread of a connection
 
 
 def in_turn(*replies: Reply) -> Respond:
-    """Answers the first request with the first reply, and so on; the last reply repeats."""
+    """Answers each request with the next reply. The last reply is repeated."""
     rest, lock = itertools.chain(replies[:-1], itertools.repeat(replies[-1])), threading.Lock()
 
     def respond(_: Request) -> Reply:
@@ -73,12 +73,12 @@ class ModelServer:
         self.close()
 
     def close(self) -> None:
-        """Stops listening, hangs up on everybody, and waits for the threads to end. Harmless when repeated."""
+        """Stops listening, closes all connections, and waits for the threads. Can be called again."""
         if self.closing.is_set():
             return
         self.closing.set()
         if self._acceptor.is_alive():
-            # A thread in accept() sleeps on when its socket is closed: a last connection wakes it.
+            # Closing the socket does not wake a thread in accept(); a last connection does.
             with contextlib.suppress(OSError):
                 socket.create_connection(self._listener.getsockname()).close()
             self._acceptor.join(_JOIN)
@@ -92,12 +92,12 @@ class ModelServer:
             thread.join(_JOIN)
 
     def wait_for(self, condition: Callable[[ModelServer], bool], timeout: float = 60.0) -> bool:
-        """Waits until `condition(server)` holds, looking again after each request and each disconnect."""
+        """Waits until `condition(server)` holds. It is checked after each request and each disconnect."""
         with self._changed:
             return self._changed.wait_for(lambda: condition(self), timeout)
 
     def answer(self, request: Request) -> Reply:
-        """Keeps the request and asks `respond`."""
+        """Keeps the request and calls `respond`."""
         with self._changed:
             self.requests.append(request)
             self._changed.notify_all()
@@ -108,7 +108,7 @@ class ModelServer:
             return Reply(500, {"error": {"type": "server_error", "message": f"the test server failed: {error!r}"}})
 
     def hung_up(self, events_sent: int) -> None:
-        """Notes that a client left before the end of its reply."""
+        """Counts a client that left before the end of its reply."""
         if self.closing.is_set():
             return
         with self._changed:
@@ -131,19 +131,19 @@ class ModelServer:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            # A handler serves its connection from inside its constructor; that is http.server's way.
+            # http.server's handlers serve their connection in the constructor.
             with connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 _Handler(connection, ("127.0.0.1", 0), self)  # pyright: ignore[reportArgumentType]
         except OSError:
-            pass  # the client is gone, between two requests: nothing to tell
+            pass  # the client left between two requests: no error
         finally:
             with self._changed:
                 self._connections.pop(threading.current_thread(), None)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection of a client: reads requests, writes replies, and looks out for a client that hangs up."""
+    """One connection of a client: reads requests, writes replies, and notices when the client leaves."""
 
     protocol_version = "HTTP/1.1"
     owner: ModelServer
@@ -218,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _start(self, reply: Reply, number: int, headers: dict[str, str]) -> None:
         self.send_response(reply.status)
-        # OpenAI and Anthropic name the header differently; neither minds the other's.
+        # OpenAI and Anthropic use different names for this header. Both are sent.
         headers |= {"x-request-id": f"req_{number:08}", "request-id": f"req_{number:08}"}
         if reply.gzip:
             headers["content-encoding"] = "gzip"
@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._look()
 
     def _look(self, seconds: float = 0.0) -> None:
-        """Waits; raises ConnectionError as soon as the client has hung up."""
+        """Waits. Raises ConnectionError as soon as the client has left."""
         self.connection.settimeout(seconds)
         try:
             gone = not self.connection.recv(1, socket.MSG_PEEK)
@@ -251,4 +251,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Says nothing: the tests look at `requests` instead."""
+        """Logs nothing; tests read `requests`."""

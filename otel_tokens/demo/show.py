@@ -1,4 +1,4 @@
-"""What `otel-tokens demo` shows: the calls as they end, and an excerpt of a scrape."""
+"""Output of `otel-tokens demo`: each call when it ends, and an excerpt of a scrape."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from otel_tokens import conventions as c
 from otel_tokens.demo.workload import Step
 from otel_tokens.reports.text import price
+from otel_tokens.text import printable
 from otel_tokens.values import Record
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _NOTES = {"abandoned": "abandoned", "error": "failed", "cancelled": "cancelled",
 
 
 class Screen(Protocol):
-    """Shows calls while they are made."""
+    """Shows the calls while the demo runs."""
 
     def __enter__(self) -> Self: ...
 
@@ -34,11 +35,11 @@ class Screen(Protocol):
         ...
 
     def record(self, record: Record) -> None:
-        """A call has ended; from any thread."""
+        """A call has ended. Called from any thread."""
         ...
 
     def notice(self, words: str) -> None:
-        """Something to say about the calls."""
+        """A remark about the calls."""
         ...
 
 
@@ -53,8 +54,8 @@ def cells(record: Record) -> tuple[str, ...]:
     if record.call.asked_model:
         remark = remark or "downgraded"
     return (
-        record.tags.get("agent", ""),
-        record.call.model,
+        printable(record.tags.get("agent", "")),
+        printable(record.call.model),
         f"{usage.input:,}" if known else "",
         f"{usage.cache_read:,}" if usage.cache_read else "",
         f"{usage.output:,}" if known else "",
@@ -64,7 +65,7 @@ def cells(record: Record) -> tuple[str, ...]:
 
 
 class PlainScreen:
-    """A line per step and per call, for pipes and logs."""
+    """Prints one line for each step and each call, for pipes and logs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -79,12 +80,12 @@ class PlainScreen:
         return
 
     def step(self, step: Step) -> None:
-        """A line with the step's words."""
+        """Prints the description of the step."""
         with self._lock:
             self._console.print(f"{step.agent}: {step.words}", markup=False)
 
     def record(self, record: Record) -> None:
-        """A line with the call's numbers."""
+        """Prints the numbers of the call."""
         _, model, tokens_in, cached, tokens_out, cost, remark = cells(record)
         parts = [f"  {model:<24}"]
         if tokens_in:
@@ -95,16 +96,16 @@ class PlainScreen:
             self._console.print("  ".join(parts), markup=False)
 
     def notice(self, words: str) -> None:
-        """A line of its own."""
+        """Prints the remark."""
         with self._lock:
             self._console.print(f"  {words}", markup=False, style="yellow", soft_wrap=True)
 
 
 class LiveScreen:
-    """A table that grows in place, for a terminal."""
+    """Draws a table that grows in place, for terminals."""
 
     def __init__(self, console: Console) -> None:
-        from rich.live import Live  # like all of rich, loaded only where something is drawn
+        from rich.live import Live  # rich is loaded only where something is drawn
 
         self._lock = threading.Lock()
         self._rows: list[tuple[str, ...]] = []
@@ -123,16 +124,16 @@ class LiveScreen:
         self._live.stop()
 
     def step(self, step: Step) -> None:
-        """The step's words stand below the table."""
+        """Shows the description of the step below the table."""
         self._words = f"{step.agent}: {step.words} …"
 
     def record(self, record: Record) -> None:
-        """One more row."""
+        """Adds a row."""
         with self._lock:
             self._rows.append(cells(record))
 
     def notice(self, words: str) -> None:
-        """Stands above the table from then on."""
+        """Shows the remark above the table."""
         self._live.console.print(words, markup=False, style="yellow")
 
     def _draw(self) -> Table:
@@ -159,7 +160,7 @@ _UNITS = {"USD": "_USD", "s": "_seconds"}
 
 
 def _prometheus(metric: c.Metric, suffix: str = "_total") -> str:
-    """The name under which Prometheus has a metric."""
+    """The name of a metric in Prometheus."""
     return _label(metric.name) + _UNITS.get(metric.unit, "") + suffix
 
 
@@ -167,7 +168,7 @@ def _label(attribute: str) -> str:
     return attribute.replace(".", "_")
 
 
-# Metric → the labels that tell its series apart here.
+# Metric → the labels that differ between its series.
 _SHOWN: dict[str, tuple[str, ...]] = {
     _prometheus(c.TOKENS_INPUT): (_label(c.REQUEST_MODEL),),
     _prometheus(c.COST): (_label(c.REQUEST_MODEL), _label(c.TOKEN_TYPE)),
@@ -182,7 +183,7 @@ _MOST = 3  # series shown of each metric
 
 
 def excerpt(metrics: str, width: int) -> Iterable[str]:
-    """Some lines of a scrape: of some metrics the series that fit, with the labels that tell them apart."""
+    """An excerpt of a scrape: some metrics, the series that fit the width, with the labels that differ."""
     found: dict[str, list[str]] = {}
     for line in metrics.splitlines():
         sample = _SAMPLE.fullmatch(line)

@@ -1,4 +1,4 @@
-"""What passes between a client and the model server: a request, a reply, and the framing of streams."""
+"""Requests, replies and the framing of streams of the model server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 Event: TypeAlias = "tuple[str | None, Any] | Sequence[Any]"
-"""One event of a stream: (name or None, data). A str is sent as it is, bytes without any framing, the rest as JSON.
-A name that begins with a colon is a comment, such as servers send to keep a connection alive."""
+"""One event of a stream: (name or None, data). A str is sent unchanged, bytes without framing, anything else as JSON.
+A name that begins with a colon is a comment; servers send comments to keep a connection open."""
 
 
 Json: TypeAlias = dict[str, Any]
@@ -31,7 +31,7 @@ def array(value: Any) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked: `path` without the query, header names in lower case, `json` None unless it was JSON."""
+    """A request: `path` without the query, header names in lower case, `json` None if the body is not JSON."""
 
     method: str
     path: str
@@ -41,13 +41,13 @@ class Request:
     body: bytes = b""
 
     def __getitem__(self, key: str) -> Any:
-        """A member of the JSON body, None when it isn't there."""
+        """A member of the JSON body, or None."""
         return mapping(self.json).get(key)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the server answers: `body` (bytes and str as they are, the rest as JSON) or a stream of `events`.
+    """A reply: a `body` (bytes and str unchanged, anything else as JSON) or a stream of `events`.
 
     `delay` is in seconds before each event. `hold` keeps the reply back until it is set: before the status line,
     or before event `hold_at` of a stream (0 is the first;
@@ -67,7 +67,7 @@ class Reply:
 
 
 def encode(data: Any) -> bytes:
-    """Data as it goes into a body: bytes and text untouched, everything else as JSON."""
+    """Data as bytes of a body: bytes and text unchanged, anything else as JSON."""
     if isinstance(data, bytes):
         return data
     if isinstance(data, str):

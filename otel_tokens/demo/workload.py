@@ -1,6 +1,6 @@
 """The calls of `otel-tokens demo`: the real OpenAI and Anthropic SDKs against the loopback model server.
 
-An invented team of agents plans a trip. Between them they make every kind of call that is easy to miscount.
+A team of agents plans a trip. They make every kind of call that is easy to miscount.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from otel_tokens.demo import openai_wire
 from otel_tokens.demo.model import Model
 from otel_tokens.demo.wire import Reply, Request
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.settings import HostRow
 
 SESSION = "demo"
 FAIL = "x-demo-fail"
-"""Header of a request that shall fail; the loopback server answers it with 429."""
+"""Header of a request that must fail: the loopback server answers 429."""
 
 _CHUNKS_READ = 8  # of a stream that is then abandoned
 _QUESTION = "Plan three days in Lisbon for two people who like ceramics, grilled fish and slow trains."
@@ -33,12 +33,12 @@ _HANDBOOK = "House rules. " + " ".join(
     for number in range(1, 61)
 )
 PATHS = {"openai": "/openai/v1", "anthropic": "/anthropic", "moonshot_ai": "/moonshot/v1"}
-"""Provider → where on the loopback server it is played: hosts the table does not know, named by the user's rows."""
+"""Provider → its path on the loopback server. The host table does not know them; `hosts:` rows name them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The SDKs' clients; `moonshot` is OpenAI's SDK at another provider's address."""
+    """The clients of the SDKs. `moonshot` is OpenAI's SDK with the address of another provider."""
 
     openai: Any
     async_openai: Any
@@ -49,7 +49,7 @@ class Clients:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing an agent does, in `words`; `run` makes the calls, and may be a coroutine function."""
+    """One step of an agent: `words` describe it, `run` makes the calls. `run` may be a coroutine function."""
 
     words: str
     agent: str
@@ -59,7 +59,7 @@ class Step:
 
 BUDGET_TASK = "souvenirs"
 BUDGET_USD = "0.0085"
-_MOST_CALLS = 40  # should the guard ever not stop the loop
+_MOST_CALLS = 40  # in case the guard does not stop the loop
 
 
 class MissingSdkError(Exception):
@@ -67,7 +67,7 @@ class MissingSdkError(Exception):
 
 
 def respond(model: Model) -> Callable[[Request], Reply]:
-    """The model, but requests marked with `FAIL` are turned away as a provider does under load."""
+    """The model. Requests with the header `FAIL` get 429, like from a provider under load."""
 
     def answer(request: Request) -> Reply:
         if FAIL in request.headers:
@@ -78,7 +78,7 @@ def respond(model: Model) -> Callable[[Request], Reply]:
 
 
 def hosts(port: int) -> tuple[HostRow, ...]:
-    """Who bills at the loopback server, as a user would say it under `hosts:`."""
+    """The `hosts:` rows that name the providers at the loopback server."""
     return tuple(HostRow(f"127.0.0.1:{port}", provider, path) for provider, path in PATHS.items())
 
 
@@ -101,14 +101,14 @@ def make_clients(url: str) -> Clients:
 
 
 def run(clients: Clients, before: Callable[[Step], object], steps: tuple[Step, ...] | None = None) -> None:
-    """Run the steps one after the other, each under its agent's tags; `before` is told of each."""
+    """Run the steps in order, each with the tags of its agent. `before` is called with each step."""
     with asyncio.Runner() as runner:
         for step in STEPS if steps is None else steps:
             before(step)
             with tags(session=SESSION, task=step.task, agent=step.agent):
                 result = step.run(clients)
                 if inspect.iscoroutine(result):
-                    # In a copy of this context, or the tags would not be seen.
+                    # Run in a copy of this context, which has the tags.
                     runner.run(result, context=contextvars.copy_context())
         if steps is None:  # connections of async clients belong to this loop
             runner.run(_close(clients))
@@ -202,19 +202,19 @@ STEPS: tuple[Step, ...] = (
 )
 
 
-def budget(tell: Callable[[Any], object]) -> Budget:
-    """A small budget for one task, with an action at 70, 90 and 100 %; `tell` takes the guard's events."""
+def budget(notify: Callable[[Any], object]) -> Budget:
+    """A small budget for one task, with actions at 70, 90 and 100 %. `notify` gets the events of the guard."""
     return Budget(
         "trip",
         usd=BUDGET_USD,
         match={"task": BUDGET_TASK},
         ladder=["claude-opus-4-8", "claude-haiku-4-5"],
-        thresholds={70: tell, 90: [tell, "downgrade"], 100: tell},
+        thresholds={70: notify, 90: [notify, "downgrade"], 100: notify},
     )
 
 
 def _loop(clients: Clients) -> None:
-    """An agent that never has enough: it asks for the same thing until it is refused."""
+    """An agent in a loop: it repeats a call until the guard refuses it."""
     for _ in range(_MOST_CALLS):
         clients.anthropic.messages.create(
             model="claude-opus-4-8", max_tokens=60, messages=_user("One more souvenir, please.")
@@ -227,7 +227,7 @@ BUDGET_STEPS: tuple[Step, ...] = (
 
 
 def run_budget(clients: Clients, before: Callable[[Step], object]) -> BudgetExceededError | None:
-    """The loop under its budget; the refusal that ended it."""
+    """Runs the loop with its budget. Returns the refusal that ended it."""
     try:
         run(clients, before, BUDGET_STEPS)
     except BudgetExceededError as error:

@@ -1,1 +1,1 @@
-"""The guard: may this call run, and what did it use. Declarations, decisions, actions and forecasts."""
+"""The guard: decides before a call is sent whether its budgets allow it, and charges them when it has ended."""

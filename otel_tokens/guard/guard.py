@@ -1,4 +1,4 @@
-"""The guard: what a call may cost is reserved before it is sent, and settled with what it did cost."""
+"""The public face of the guard: admit, settle and release calls; show, forecast and change budgets."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ from typing import Any
 
 from otel_tokens.errors import BudgetExceededError, ConfigError
 from otel_tokens.forks import at_fork
-from otel_tokens.guard import asking, counting, leasing, manage, units
-from otel_tokens.guard.actions import Actions, Scheduler
-from otel_tokens.guard.budget import Budget
-from otel_tokens.guard.drive import arun, aside, in_asyncio, run
-from otel_tokens.guard.events import Decisions, Emit, Event
-from otel_tokens.guard.forecast import Forecast, clock_forecast, forecast
-from otel_tokens.guard.gas import Critical, Gas
-from otel_tokens.guard.index import Index
-from otel_tokens.guard.keeper import Keeper
-from otel_tokens.guard.learned import Accuracy, Learned
-from otel_tokens.guard.lease import ActiveLease
-from otel_tokens.guard.line import Line
-from otel_tokens.guard.manage import Status
-from otel_tokens.guard.meter import Meter
+from otel_tokens.guard.admission import admit, operations
+from otel_tokens.guard.budgets import units
+from otel_tokens.guard.budgets.budget import Budget
+from otel_tokens.guard.budgets.limit import Limit
+from otel_tokens.guard.budgets.mistakes import Mistake
+from otel_tokens.guard.budgets.presets import detect
+from otel_tokens.guard.budgets.thresholds import thresholds
+from otel_tokens.guard.estimate.estimator import Estimator
+from otel_tokens.guard.estimate.history import Accuracy, History
+from otel_tokens.guard.estimate.matching import Index
 from otel_tokens.guard.options import Estimate, GuardOptions, Price
-from otel_tokens.guard.presets import detect
-from otel_tokens.guard.state import GuardState
+from otel_tokens.guard.reporting import administration
+from otel_tokens.guard.reporting.actions import Actions, Scheduler
+from otel_tokens.guard.reporting.administration import Status
+from otel_tokens.guard.reporting.events import Decisions, Emit, Event
+from otel_tokens.guard.reporting.forecast import Forecast, clock_forecast, forecast
+from otel_tokens.guard.reservation import settle
+from otel_tokens.guard.reservation.gas import Critical, Gas
+from otel_tokens.guard.reservation.renewal import Renewer
+from otel_tokens.guard.reservation.reservation import ActiveReservation
+from otel_tokens.guard.reservation.state import GuardState
+from otel_tokens.guard.reservation.streams import look
 from otel_tokens.guard.store.base import Change, Store
-from otel_tokens.guard.threshold import thresholds
-from otel_tokens.guard.watching import look
-from otel_tokens.guard.wrong import Wrong
-from otel_tokens.values import Call, CallSizes, Lease, Record, Usage
+from otel_tokens.guard.store.drivers import arun, aside, in_asyncio, run
+from otel_tokens.values import Call, CallSizes, Record, Reservation, Usage
 
 
 def _silent(_: Event) -> None:
@@ -64,35 +67,35 @@ class Guard:
         options = options or GuardOptions()
         self.budgets = tuple(budgets)
         self.store = store
-        learned = Learned()
+        history = History()
         self._state = GuardState(
-            index=Index(_lines(self.budgets, options)),
+            index=Index(_limits(self.budgets, options)),
             store=store,
             options=options,
-            meter=Meter(price, estimate, options, learned),
-            learned=learned,
+            estimator=Estimator(price, estimate, options, history),
+            history=history,
             actions=Actions(emit, options),
             decisions=Decisions(),
-            keeper=Keeper(store, options.lease_seconds, options.queue),
+            renewer=Renewer(store, options.lease_seconds, options.queue),
             background=Scheduler(),
             ttl_ms=int(options.lease_seconds * 1000),
         )
         at_fork(self)
 
     # ---- calls --------------------------------------------------------------------------------------------------
-    def admit(self, call: Call, sizes: CallSizes) -> ActiveLease | None:
+    def admit(self, call: Call, sizes: CallSizes) -> ActiveReservation | None:
         """Reserve what `call` may use, or raise BudgetExceededError; None when no budget concerns it.
 
         May wait where a budget says so (slow down, wait, pause), always bounded.
         """
-        return asking.admit(self._state, call, sizes)
+        return admit.admit(self._state, call, sizes)
 
     def reserve(
         self, provider: str, model: str, *, input_tokens: int, max_output: int | None = None, operation: str = "chat"
-    ) -> ActiveLease | None:
+    ) -> ActiveReservation | None:
         """`admit` for a call that is not patched: its likely input in tokens, its bound on output, current tags.
 
-        End it with `settle(lease, Usage(...))`, or `release(lease)` if it was never billed.
+        End it with `settle(reservation, Usage(...))`, or `release(reservation)` if it was never billed.
         """
         if input_tokens < 0 or (max_output or 0) < 0:
             raise ValueError("a call uses tokens, not less than 0")
@@ -100,33 +103,35 @@ class Guard:
         call = Call(uuid.uuid4().hex, provider, f"{provider}.{operation}", operation, model, time.time(), tags=tags)
         return self.admit(call, CallSizes(input_tokens, input_tokens, max_output))
 
-    async def aadmit(self, call: Call, sizes: CallSizes) -> ActiveLease | None:
+    async def aadmit(self, call: Call, sizes: CallSizes) -> ActiveReservation | None:
         """`admit` that never blocks the event loop."""
         if not in_asyncio():
             return await aside(partial(self.admit, call, sizes))
-        return await asking.aadmit(self._state, call, sizes)
+        return await admit.aadmit(self._state, call, sizes)
 
-    def look(self, lease: Lease, output_tokens: int) -> BudgetExceededError | None:
+    def look(self, reservation: Reservation, output_tokens: int) -> BudgetExceededError | None:
         """The error to end a stream with that has produced about `output_tokens`; one comparison if all is well."""
-        at = lease.look_at
-        if at is None or output_tokens < at or not isinstance(lease, ActiveLease):
+        at = reservation.look_at
+        if at is None or output_tokens < at or not isinstance(reservation, ActiveReservation):
             return None
-        return look(self._state, lease, output_tokens)
+        return look(self._state, reservation, output_tokens)
 
-    def settle(self, lease: Lease | None, record: Record | Usage) -> None:
+    def settle(self, reservation: Reservation | None, record: Record | Usage) -> None:
         """Replace the reservation by what the call did cost. Idempotent; never waits for a network."""
-        if not isinstance(lease, ActiveLease):
+        if not isinstance(reservation, ActiveReservation):
             return
-        leasing.close(self._state, lease, self._record(lease, record) if isinstance(record, Usage) else record)
+        settle.settle(
+            self._state, reservation, self._record(reservation, record) if isinstance(record, Usage) else record
+        )
 
-    def release(self, lease: Lease | None) -> None:
+    def release(self, reservation: Reservation | None) -> None:
         """Give the reservation back: nothing was billed. Idempotent."""
-        if isinstance(lease, ActiveLease):
-            leasing.release(self._state, lease)
+        if isinstance(reservation, ActiveReservation):
+            settle.release(self._state, reservation)
 
-    def _record(self, lease: ActiveLease, usage: Usage) -> Record:
-        call = lease.call
-        cost = self._state.meter.cost(call, lease.sent_model, usage)
+    def _record(self, reservation: ActiveReservation, usage: Usage) -> Record:
+        call = reservation.call
+        cost = self._state.estimator.cost(call, reservation.sent_model, usage)
         return Record(call, usage, cost, "ok", max(0.0, time.time() - call.started))
 
     # ---- sections and operations --------------------------------------------------------------------------------
@@ -143,13 +148,13 @@ class Guard:
 
         A dangerous one counts as "dangerous" as well. Raises BudgetExceededError, and then nothing was counted.
         """
-        run(counting.count(self._state, operation, amount, dangerous=dangerous), self.store)
+        run(operations.count(self._state, operation, amount, dangerous=dangerous), self.store)
 
     async def acount(self, operation: str, amount: int = 1, *, dangerous: bool = False) -> None:
         """`count` that never blocks the event loop."""
         if not in_asyncio():
             return await aside(partial(self.count, operation, amount, dangerous=dangerous))
-        return await arun(counting.count(self._state, operation, amount, dangerous=dangerous), self.store)
+        return await arun(operations.count(self._state, operation, amount, dangerous=dangerous), self.store)
 
     @staticmethod
     def task_type(description: str) -> str | None:
@@ -162,13 +167,13 @@ class Guard:
 
         Raises StoreError.
         """
-        rows = manage.status(self.store, budget, scope, limit)
+        rows = administration.status(self.store, budget, scope, limit)
         known = {(row.name, row.unit) for row in rows}
         now = self.store.now()
-        for line in self._state.index.lines:
-            unused = (line.name, line.unit) not in known and not line.scope_keys
-            if unused and budget in {None, line.name} and scope in {None, ""} and len(rows) < limit:
-                rows.append(_unused(line, now))
+        for own in self._state.index.limits:
+            unused = (own.name, own.unit) not in known and not own.scope_keys
+            if unused and budget in {None, own.name} and scope in {None, ""} and len(rows) < limit:
+                rows.append(_unused(own, now))
         return sorted(rows, key=lambda row: (row.name, row.scope, row.unit))
 
     def forecast(self, budget: str | None = None, scope: str | None = None) -> list[Forecast]:
@@ -185,9 +190,9 @@ class Guard:
                 if whose in wanted:
                     samples.setdefault(whose, []).append((at, booking[0], booking[1]))
         made: list[Forecast] = []
-        walls = {(line.name, line.unit) for line in self._state.index.lines if line.wall}
+        wall_clocks = {(limit.name, limit.unit) for limit in self._state.index.limits if limit.wall}
         for row in rows:
-            if (row.name, row.unit) in walls:
+            if (row.name, row.unit) in wall_clocks:
                 made.append(clock_forecast(row))
                 continue
             start = row.start or (now - row.window_seconds if row.window_seconds else 0.0)
@@ -197,7 +202,7 @@ class Guard:
 
     def change(self, op: Change, name: str, amount: str | None = None, *, scope: str | None = None) -> int:
         """Change a budget while it runs: `guard.change("add", "daily", "5USD")`; see `manage.change`."""
-        return manage.change(self.store, op, name, amount, scope=scope)
+        return administration.change(self.store, op, name, amount, scope=scope)
 
     def decisions(self) -> Sequence[tuple[str, str, str, str, str, int]]:
         """(budget, decision, provider, model, reason, count) since the process began; reason is "" or "store"."""
@@ -205,11 +210,11 @@ class Guard:
 
     def accuracy(self) -> list[Accuracy]:
         """How far the estimates of each model's calls were from what they used."""
-        return self._state.learned.accuracy()
+        return self._state.history.accuracy()
 
     def state(self, **tags: str) -> dict[str, Any]:
         """The state of a task (`state(task="42")`) or of anything else that budgets are split by, ready for JSON."""
-        rows = manage.of_tags(manage.status(self.store, limit=sys.maxsize), tags)
+        rows = administration.of_tags(administration.status(self.store, limit=sys.maxsize), tags)
         return {
             "tags": dict(tags),
             "at": time.time(),
@@ -233,12 +238,12 @@ class Guard:
     # ---- the end ------------------------------------------------------------------------------------------------
     def flush(self, timeout: float = 2.0) -> bool:
         """Settle and do what is waiting, at most `timeout` seconds each; says whether nothing is left."""
-        settled = self._state.keeper.flush(timeout)
+        settled = self._state.renewer.flush(timeout)
         return self._state.actions.flush(timeout) and settled
 
     def close(self, timeout: float = 2.0) -> None:
         """Settle what can be settled in time and let go of the store."""
-        self._state.keeper.close(timeout)
+        self._state.renewer.close(timeout)
         self._state.actions.flush(min(timeout, 1.0))
         self.store.close()
 
@@ -250,27 +255,27 @@ class Guard:
         """A child has no threads, and the calls in flight are its parent's."""
         if child:
             state = self._state
-            for part in (state.keeper, state.actions, state.background, state.decisions):
+            for part in (state.renewer, state.actions, state.background, state.decisions):
                 part.after_fork()
 
 
-def _lines(budgets: Sequence[Budget], options: GuardOptions) -> list[Line]:
+def _limits(budgets: Sequence[Budget], options: GuardOptions) -> list[Limit]:
     """Every limit of every budget. Raises ConfigError for a name given twice."""
     try:
         marks = thresholds(options.thresholds)
-    except Wrong as error:
+    except Mistake as error:
         raise ConfigError(error.message, key="thresholds") from None
     seen: set[str] = set()
     for budget in budgets:
         if budget.name in seen:
             raise ConfigError("two budgets have this name", where="budgets", key=budget.name)
         seen.add(budget.name)
-    return [Line(budget, limit, marks, options.estimate) for budget in budgets for limit in budget.limits]
+    return [Limit(budget, declared, marks, options.estimate) for budget in budgets for declared in budget.limits]
 
 
-def _unused(line: Line, now: int) -> Status:
-    start, end, limit, _ = line.now(now)
-    whole = units.from_smallest(line.unit, limit)
-    zero = units.from_smallest(line.unit, 0)
-    span = line.window.length if line.window is not None and line.window.rolling else None
-    return Status(line.name, line.unit, "", zero, zero, whole, whole, start / 1000 or None, end / 1000 or None, span)
+def _unused(limit: Limit, now: int) -> Status:
+    start, end, most, _ = limit.now(now)
+    whole = units.from_smallest(limit.unit, most)
+    zero = units.from_smallest(limit.unit, 0)
+    span = limit.window.length if limit.window is not None and limit.window.rolling else None
+    return Status(limit.name, limit.unit, "", zero, zero, whole, whole, start / 1000 or None, end / 1000 or None, span)

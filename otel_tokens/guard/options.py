@@ -1,4 +1,4 @@
-"""The guard's options, and what is injected into it: all plain values and callables."""
+"""The guard's options, and the functions that are injected into it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from otel_tokens.guard.presets import THRESHOLDS
-from otel_tokens.guard.threshold import HOOKS
+from otel_tokens.guard.budgets.presets import THRESHOLDS
+from otel_tokens.guard.budgets.thresholds import HOOKS
 from otel_tokens.values import EMPTY, Call, CallSizes, Cost, PriceLine, Usage
 
 

@@ -17,7 +17,7 @@ from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import safely
 from otel_tokens.usage.read import Facts, dig, get, glance, length
 from otel_tokens.usage.size import Size
-from otel_tokens.values import Call, Lease, Outcome
+from otel_tokens.values import Call, Outcome, Reservation
 
 current: ContextVar[ActiveCall | None] = ContextVar("otel_tokens_call", default=None)
 """The call whose request is under way here: retries and the SDK's own span belong to it."""
@@ -64,7 +64,7 @@ class ActiveCall:
         self.facts = Facts(endpoint)
         self.facts.measured = engine.estimator.wants(call.model)
         self.glance = glance(endpoint)
-        self.lease: Lease | None = None
+        self.lease: Reservation | None = None
         self.span: Any = None
         self.own_span = True
         self._attached: Any = None
@@ -127,7 +127,7 @@ class ActiveCall:
                 self.call = replace(self.call, model=lease.model, asked_model=self.call.model)
             self._look_next(lease)
 
-    def _look_next(self, lease: Lease) -> None:
+    def _look_next(self, lease: Reservation) -> None:
         """Set how much text may arrive before the guard wants to look at the stream."""
         at = lease.look_at
         self.cut_at = None if at is None else self.engine.estimator.text_bytes(self.call.model, "output", at)

@@ -10,7 +10,7 @@ from weakref import WeakSet
 from otel_tokens.background import Worker
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.usage.estimate import Estimator
-from otel_tokens.values import Call, CallSizes, Cost, Lease, Record, Usage
+from otel_tokens.values import Call, CallSizes, Cost, Record, Reservation, Usage
 
 Sink = Callable[[Record], object]
 """Takes each record once it is complete. Sinks run in order, each behind the wall."""
@@ -48,12 +48,12 @@ class SpanWriter(Protocol):
         ...
 
     def finish(
-        self, span: Any, record: Record, *, error: BaseException | None = None, lease: Lease | None = None
+        self, span: Any, record: Record, *, error: BaseException | None = None, lease: Reservation | None = None
     ) -> None:
         """Set what the record and the lease say, and end the span."""
         ...
 
-    def annotate(self, span: Any, record: Record, *, lease: Lease | None = None) -> None:
+    def annotate(self, span: Any, record: Record, *, lease: Reservation | None = None) -> None:
         """Add our attributes to another instrumentation's span."""
         ...
 
@@ -77,23 +77,23 @@ class SpanWriter(Protocol):
 class BudgetGuard(Protocol):
     """Budgets (`guard.guard`): admit before, look at chunks, settle after."""
 
-    def admit(self, call: Call, sizes: CallSizes) -> Lease | None:
+    def admit(self, call: Call, sizes: CallSizes) -> Reservation | None:
         """Reserve, or raise BudgetExceededError."""
         ...
 
-    async def aadmit(self, call: Call, sizes: CallSizes) -> Lease | None:
+    async def aadmit(self, call: Call, sizes: CallSizes) -> Reservation | None:
         """The same without blocking the loop."""
         ...
 
-    def look(self, lease: Lease, output_tokens: int) -> BudgetExceededError | None:
+    def look(self, reservation: Reservation, output_tokens: int) -> BudgetExceededError | None:
         """Whether a stream that has produced so many tokens must be cut."""
         ...
 
-    def settle(self, lease: Lease, record: Record) -> None:
+    def settle(self, reservation: Reservation, record: Record) -> None:
         """Replace the reservation by what the call did cost."""
         ...
 
-    def release(self, lease: Lease) -> None:
+    def release(self, reservation: Reservation) -> None:
         """Give the reservation back: nothing was billed."""
         ...
 

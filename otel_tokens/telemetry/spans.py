@@ -21,7 +21,7 @@ from otel_tokens.errors import BudgetExceededError
 from otel_tokens.safely import report_fault
 from otel_tokens.telemetry.forks import repair_tracer
 from otel_tokens.telemetry.writing import set_attributes
-from otel_tokens.values import COST_PARTS, Call, Lease, Record, Usage
+from otel_tokens.values import COST_PARTS, Call, Record, Reservation, Usage
 
 Attributes = dict[str, Any]
 
@@ -175,7 +175,7 @@ class Spans:
         *,
         end: bool = True,
         error: BaseException | None = None,
-        lease: Lease | None = None,
+        lease: Reservation | None = None,
     ) -> None:
         """Write what `record` says on `span`; end it unless told not to. A span that nobody records costs nothing."""
         if span.is_recording():
@@ -192,7 +192,7 @@ class Spans:
         if end:
             span.end()
 
-    def annotate(self, span: Span, record: Record, *, lease: Lease | None = None) -> None:
+    def annotate(self, span: Span, record: Record, *, lease: Reservation | None = None) -> None:
         """Add ours to another instrumentation's open span, and the `gen_ai.usage.*` that it lacks."""
         if not span.is_recording():
             return
@@ -202,7 +202,7 @@ class Spans:
             found[names.tag_attribute(tag)] = value
         set_attributes(span, found)
 
-    def _facts(self, record: Record, lease: Lease | None) -> Attributes:
+    def _facts(self, record: Record, lease: Reservation | None) -> Attributes:
         found = usage_attributes(record, semconv=self._semconv)
         found.update(cost_attributes(record, self._aliases))
         found[names.OUTCOME] = record.outcome

@@ -124,6 +124,6 @@ def contained(strict: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> p
     from otel_tokens import safely
 
     strict.setenv("OTEL_TOKENS_STRICT", "0")
-    strict.setattr(safely, "_told", set())
+    strict.setattr(safely, "_logged", set())
     caplog.set_level(logging.DEBUG, logger="otel_tokens")
     return caplog

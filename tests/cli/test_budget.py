@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from otel_tokens.guard.store.sqlite import SqliteStore
+from otel_tokens.guard.store.sqlite.store import SqliteStore
 
 CONFIG = """
 store: sqlite:///{folder}/budgets.db
@@ -210,3 +210,24 @@ def test_a_redis_store(budgets: Any, tmp_path: Any, free_port: int) -> None:
     done = budgets.here("budget", "list", "--store", url)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_names_from_anybody_cannot_steer_the_terminal(budgets: Any) -> None:
+    store = SqliteStore(str(budgets.folder / "budgets.db"), timeout=5)
+    evil = "\x1b]0;pwned\x07\u202egnp\ntotal"
+    code = f"""
+        from otel_tokens import tags, instrument
+        instrument()
+        with tags(agent={evil!r}):
+            chat()
+        """
+    store.close()
+    budgets.run_program(code)
+    (found,) = [scope for name, scope in budgets.rows() if name == "per-agent"]
+    assert "\x1b" in found  # JSON has the name as it is, escaped as JSON does
+    for args in (["list"], ["show", "per-agent"], ["add", "per-agent", "5 tokens"], ["show", evil]):
+        done = budgets.here("budget", *args)
+        said = (done.stdout + done.stderr).replace("\x1b[0m", "")
+        assert "per-agent" in said
+        assert not {"\x1b", "\x07", "\u202e"} & set(said), args
+        assert [line for line in said.splitlines() if line.startswith("total")] == []

@@ -15,9 +15,9 @@ from otel_tokens.assemble_guard import GUARD_OPTIONS
 from otel_tokens.cli.group import COMMANDS
 from otel_tokens.cli.group import cli as commands
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard.budget import KEYS
-from otel_tokens.guard.presets import PRESETS
-from otel_tokens.guard.threshold import KINDS
+from otel_tokens.guard.budgets.budget import KEYS
+from otel_tokens.guard.budgets.presets import PRESETS
+from otel_tokens.guard.budgets.thresholds import KINDS
 from otel_tokens.pricing.card import RATE_NAMES
 from otel_tokens.providers.registry import BUILT_IN
 from otel_tokens.providers.spec import Endpoint, Provider

@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from otel_tokens.guard.budget import Budget
-from otel_tokens.guard.events import Event
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.guard.guard import Guard
 from otel_tokens.guard.options import GuardOptions
+from otel_tokens.guard.reporting.events import Event
 from otel_tokens.guard.store.base import Store
-from otel_tokens.guard.store.memory import MemoryStore
-from otel_tokens.guard.store.redis import RedisStore
-from otel_tokens.guard.store.sqlite import SqliteStore
+from otel_tokens.guard.store.memory.store import MemoryStore
+from otel_tokens.guard.store.redis.store import RedisStore
+from otel_tokens.guard.store.sqlite.store import SqliteStore
 from otel_tokens.values import UNPRICED, Call, CallSizes, Cost, Record, Usage
 
 

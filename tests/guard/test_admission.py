@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from otel_tokens.errors import BudgetExceededError, ConfigError
-from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.guard.store.base import StoreError
-from otel_tokens.guard.store.memory import MemoryStore
+from otel_tokens.guard.store.memory.store import MemoryStore
 from otel_tokens.values import UNPRICED, Cost, Usage
 
 

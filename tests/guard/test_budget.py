@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_tokens.errors import ConfigError
-from otel_tokens.guard import presets, units
-from otel_tokens.guard.budget import KEYS, Budget, budgets_from
-from otel_tokens.guard.ladder import ladder, step_down
-from otel_tokens.guard.threshold import Action, Threshold
+from otel_tokens.guard.budgets import presets, units
+from otel_tokens.guard.budgets.budget import KEYS, Budget, budgets_from
+from otel_tokens.guard.budgets.ladder import ladder, step_down
+from otel_tokens.guard.budgets.thresholds import Action, Threshold
 
 
 def limits(budget: Budget) -> dict[str, int]:

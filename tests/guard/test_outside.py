@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard import manage
-from otel_tokens.guard.budget import Budget, budgets_from
-from otel_tokens.guard.forecast import forecast
-from otel_tokens.guard.manage import Status
+from otel_tokens.guard.budgets.budget import Budget, budgets_from
+from otel_tokens.guard.reporting import administration as manage
+from otel_tokens.guard.reporting.administration import Status
+from otel_tokens.guard.reporting.forecast import forecast
 from otel_tokens.guard.store.base import Store, StoreError
-from otel_tokens.guard.store.memory import MemoryStore
+from otel_tokens.guard.store.memory.store import MemoryStore
 
 NOW = 1_795_469_587.0
 

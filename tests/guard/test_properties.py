@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.guard.guard import Guard
 from otel_tokens.guard.options import GuardOptions
-from otel_tokens.guard.store.memory import MemoryStore
+from otel_tokens.guard.store.memory.store import MemoryStore
 from otel_tokens.values import UNPRICED, Call, CallSizes, Cost, Record, Usage
 
 LIMIT, GRACE = 1000, 200

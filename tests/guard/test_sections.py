@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.budgets.budget import Budget
 
 # ---- gas -----------------------------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from otel_tokens.guard.store import sqlite
 from otel_tokens.guard.store.base import Slot, Store
-from otel_tokens.guard.store.memory import MemoryStore
+from otel_tokens.guard.store.memory.store import MemoryStore
+from otel_tokens.guard.store.sqlite import store as sqlite
 
 TTL = 60_000
 SHORT = 1500  # ms: of a window or a lease whose end a test waits for; a busy machine stands still for a while

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard import actions
-from otel_tokens.guard.budget import Budget
-from otel_tokens.guard.events import Event
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.guard.options import GuardOptions
+from otel_tokens.guard.reporting import actions
+from otel_tokens.guard.reporting.events import Event
 from otel_tokens.guard.store.base import Store
 
 
@@ -156,7 +156,7 @@ class Receiver(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook?token=secret"
+        return f"http://127.0.0.1:{self.server_port}/hook/path-secret?token=secret"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -216,6 +216,13 @@ def test_a_webhook_gives_up_and_says_so_without_secrets(
     assert "failed 4 times" in caplog.text
     assert "secret" not in caplog.text
     assert [e.kind for e in kit.kinds("failed_action")] == ["failed_action"]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/path secret", "http://127.0.0.1:x/path-secret"])
+def test_a_webhook_that_cannot_be_posted_to_says_so_without_its_path(kit: Any, url: str) -> None:
+    problem = actions.post(url, Event("threshold", "b", "", "usd"))
+    assert problem
+    assert "secret" not in problem
 
 
 def test_a_dead_webhook_does_not_hold_up_calls(kit: Any, receiver: Receiver) -> None:

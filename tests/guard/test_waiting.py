@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from otel_tokens.errors import BudgetExceededError
-from otel_tokens.guard import steering
-from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.admission import steering
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.guard.store.base import Slot, Store, StoreError
-from otel_tokens.guard.store.memory import MemoryStore
+from otel_tokens.guard.store.memory.store import MemoryStore
 
 PAUSE = {"thresholds": {100: {"pause": "60s"}}}
 

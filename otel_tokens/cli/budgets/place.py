@@ -14,7 +14,7 @@ from otel_tokens.assemble_guard import store_url
 from otel_tokens.cli.launch.declared import budgets
 from otel_tokens.cli.options import PATIENCE, SQLITE, config_option, settings_of
 from otel_tokens.errors import ConfigError
-from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.guard.store.base import Store
 from otel_tokens.guard.store.open import open_store
 from otel_tokens.settings import Settings, default_ledger

@@ -12,6 +12,7 @@ from typing import Any
 from otel_tokens import context
 from otel_tokens.cli.launch.session import Session, current
 from otel_tokens.errors import ConfigError
+from otel_tokens.text import printable
 
 _held: list[int] = []  # what has to stay open as long as the process lives: the lock file of /metrics
 
@@ -32,8 +33,9 @@ def meter(options: Mapping[str, Any] = MappingProxyType({})) -> str:
         _say(str(error))
         os._exit(2)
     except Exception as error:
-        _say(f"calls of process {os.getpid()} are not counted: {type(error).__name__}: {error}")
-        return f"failed {type(error).__name__}: {error}"
+        words = printable(f"{type(error).__name__}: {error}")
+        _say(f"calls of process {os.getpid()} are not counted: {words}")
+        return f"failed {words}"
     return "on"
 
 
@@ -80,8 +82,8 @@ def _tell_losses(session: Session, ledger: Any) -> None:
 
 
 def _budget(session: Session, amount: str) -> Any:
-    from otel_tokens.guard.budget import Budget
-    from otel_tokens.guard.units import from_smallest, parse_amount
+    from otel_tokens.guard.budgets.budget import Budget
+    from otel_tokens.guard.budgets.units import from_smallest, parse_amount
 
     unit, smallest = parse_amount(amount)
     limit: dict[str, Any] = {unit: from_smallest(unit, smallest)}

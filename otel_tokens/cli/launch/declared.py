@@ -7,7 +7,7 @@ from collections.abc import Callable
 from otel_tokens.assemble import examined_sdks, make_pricer
 from otel_tokens.assemble_guard import declared_budgets
 from otel_tokens.errors import ConfigError
-from otel_tokens.guard.budget import Budget
+from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.pricing.catalog import Catalog
 from otel_tokens.settings import Settings, refuse
 

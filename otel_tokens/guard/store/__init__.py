@@ -1,1 +1,1 @@
-"""Where budgets are kept: memory, SQLite, Redis; one contract (`base.py`), one suite."""
+"""Budget stores: memory, SQLite, Redis. One contract (`base.py`), one test suite."""

@@ -1,4 +1,4 @@
-"""One account of the memory store: the rules of `base.py` for a single (budget, unit, scope), without a lock."""
+"""The rules of `base.py` for one account (budget, unit, scope). It has no lock."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 from otel_tokens.guard.store.base import NEVER, Admission, AdmitRequest, Balance, Booking, Change, Row, Slot
 
 
-class Reservation(NamedTuple):
-    """What a lease reserves on one account; the start of the slot it was admitted with, and of the account then."""
+class ReservedAmount(NamedTuple):
+    """The part of a reservation on one account: amount, and starts of its slot and of the account at admission."""
 
     amount: int
     start: int
@@ -122,13 +122,13 @@ class Account:
             return True
         return self.grace_by != critical and (self.grace_by != "" or self.used > self.limit)
 
-    def grant(self, slot: Slot, amount: int, now: int, critical: str, *, lease: bool) -> int:
-        """Reserve `amount` for a lease, or book it at once; how much is reserved. What has no room takes the grace."""
+    def grant(self, slot: Slot, amount: int, now: int, critical: str, *, reservation: bool) -> int:
+        """Reserve `amount`, or book it at once. Returns what is reserved. What does not fit uses the grace."""
         if slot.wall:
             return 0
         if slot.hard and amount > self.limit - self.used - self.reserved:
             self.grace_by, self.grace_at = critical, now
-        if lease:
+        if reservation:
             self.reserved += amount
             self.updated = now
         else:
@@ -150,28 +150,28 @@ class Account:
                 self.slices.append([index, amount])
 
     def correct(self, start: int, difference: int) -> None:
-        """A lease of the window the debt came from used `difference` more (or less) than it had reserved."""
+        """A reservation of the window the debt came from used `difference` more (or less) than it had reserved."""
         if start == self.carried_from:
             difference = max(difference, -self.carried)
             self.carried += difference
             self.used += difference
 
-    def shift(self, reservation: Reservation, sign: int) -> None:
-        """Give back (-1) or take again (+1) what a lease reserves here, or correct what was carried of it."""
-        if self.start in {reservation.start, reservation.began}:
-            self.reserved += sign * reservation.amount
+    def shift(self, part: ReservedAmount, sign: int) -> None:
+        """Give back (-1) or take again (+1) what a reservation reserves here, or correct what was carried of it."""
+        if self.start in {part.start, part.began}:
+            self.reserved += sign * part.amount
         else:
-            self.correct(reservation.start, sign * reservation.amount)
+            self.correct(part.start, sign * part.amount)
 
-    def settle(self, slot: Slot, amount: int, reservations: Sequence[Reservation], now: int) -> Booking:
+    def settle(self, slot: Slot, amount: int, parts: Sequence[ReservedAmount], now: int) -> Booking:
         """Give `reservations` back and book `amount` on their window; on a later one, only correct its debt."""
-        mine = self.start == slot.start or any(self.start == part.began for part in reservations)
+        mine = self.start == slot.start or any(self.start == part.began for part in parts)
         if not mine:
-            expected = sum(part.amount for part in reservations if part.start == slot.start)
+            expected = sum(part.amount for part in parts if part.start == slot.start)
             self.correct(slot.start, amount - expected)
-            reservations = [part for part in reservations if part.start != slot.start]
-        for reservation in reservations:
-            self.shift(reservation, -1)
+            parts = [part for part in parts if part.start != slot.start]
+        for part in parts:
+            self.shift(part, -1)
         if not mine:
             return (self.used, self.used, self.reserved, self.limit)
         self.age(now)
@@ -180,7 +180,7 @@ class Account:
         return (before, self.used, self.reserved, self.limit)
 
     def clear(self, now: int) -> None:
-        """Start over within the window; leases stay reserved."""
+        """Start over within the window; reservations stay reserved."""
         self.used = self.extra = self.carried = 0
         self.carried_from = -1
         self.born = now
@@ -270,9 +270,9 @@ def refusal(request: AdmitRequest, accounts: Sequence[Account], now: int) -> Adm
     return Admission(False, now, balances, refused, "finished" if culprit.finished else "limit", culprit.retry_at(now))
 
 
-def by_key(reservations: Sequence[Reservation]) -> dict[str, list[Reservation]]:
+def by_key(parts: Sequence[ReservedAmount]) -> dict[str, list[ReservedAmount]]:
     """The reservations of each account."""
-    found: dict[str, list[Reservation]] = {}
-    for reservation in reservations:
-        found.setdefault(reservation.key, []).append(reservation)
+    found: dict[str, list[ReservedAmount]] = {}
+    for part in parts:
+        found.setdefault(part.key, []).append(part)
     return found

@@ -5,7 +5,7 @@ Times are integers: unix milliseconds *by the store's own clock*, which is the o
 
 An **account** is what the store keeps for one (budget, unit, scope); `Slot.key` names it. It holds one window at
 a time: `start`, `used`, `reserved`, what was changed by hand, and the overdraft. A **slot** is an account seen in
-one window by one declaration. A **lease** is a reservation on several accounts under one key, with an expiry.
+one window by one declaration. A **reservation** is a reservation on several accounts under one key, with an expiry.
 
 Rules, the same for every store (tests/guard/test_store_suite.py holds them):
 
@@ -24,13 +24,13 @@ Rules, the same for every store (tests/guard/test_store_suite.py holds them):
     the settlement before this one, 0 if none; now - born; 0; limit), so that one settlement crosses a threshold.
 5.  *Admit* is atomic over all slots: all are reserved or none. A hard slot refuses when `finished`, or when
     amount > limit - used - reserved (no grace). Soft slots (hard = False) never refuse; they reserve all the
-    same. Admitting under a key that already has a lease adds to that lease (a stream that asks for more);
+    same. Admitting under a key that already has a reservation adds to that reservation (a stream that asks for more);
     under one that was settled or released it raises (the release of a cancelled call overtook its admission).
-    With `ttl_ms` = 0 the amounts are spent at once: booked as used, no lease.
-6.  *Settle* is idempotent: it gives back what the lease still reserves and books the actual amounts; the key is
-    then remembered (Redis, SQLite: >= REMEMBER_MS; memory: the last 8,192 keys) and settled or released again
+    With `ttl_ms` = 0 the amounts are spent at once: booked as used, no reservation.
+6.  *Settle* is idempotent: it gives back what the reservation still reserves and books the actual amounts; the key is
+    then remembered (Redis, SQLite: >= REMEMBER_MS; memory: the last 1,024 keys) and settled or released again
     it does nothing. A key the store does not know (it lost its data, or could not be reached at admission) has
-    its actual amounts booked in full. An *expired* lease is remembered as such: its reservation was given back
+    its actual amounts booked in full. An *expired* reservation is remembered as such: its reservation was given back
     at expiry, its settlement still books. Booking goes to the slot's own window: if the account has rolled on
     since, nothing is booked, except that a difference between reserved and actual corrects what was carried
     (rule 7).
@@ -38,13 +38,13 @@ Rules, the same for every store (tests/guard/test_store_suite.py holds them):
     empty and used <= limit (used once per window, never while an earlier one is unpaid), or `grace_by` is this
     `critical` key; the account then remembers it in `grace_by`. When a window with `grace_by` rolls, carried =
     max(0, used + reserved - limit in force) becomes the new window's `used`, `grace_by` is cleared, and the
-    account remembers `carried` and `carried_from` (that window's start). A lease of window `carried_from` that
+    account remembers `carried` and `carried_from` (that window's start). A reservation of window `carried_from` that
     settles later for less (or more) than it reserved lowers `used` and `carried` by min(carried, reserved -
-    actual) (raises both by actual - reserved), in one step; a lease that expires there counts as settled for 0,
+    actual) (raises both by actual - reserved), in one step; a reservation that expires there counts as settled for 0,
     and if it is settled after all, as reserved 0. A rolling account forgets `grace_by` once a whole window has
     passed since and used <= limit; a window-less one only by `reset`.
-8.  *Expiry*: each admission (and `rows`, `renew`) first gives back the reservations of leases whose expiry has
-    passed. `renew` extends living leases; one that had expired is revived with its reservation, even beyond the
+8.  *Expiry*: each admission (and `rows`, `renew`) first gives back the reservations of reservations whose expiry has
+    passed. `renew` extends living reservations; one that had expired is revived with its reservation, even beyond the
     limit (its call still runs: a stopped process woke up). Unknown and settled keys are ignored.
 9.  *Forgetting*: an account without reservation may be dropped once its window ended two windows ago, or, without
     a window, `keep_ms` after its last use (0 = never).
@@ -53,7 +53,7 @@ Rules, the same for every store (tests/guard/test_store_suite.py holds them):
 Classes: `memory.MemoryStore()`, `sqlite.SqliteStore(path, *, timeout=…)`, `redis.RedisStore(url, *, timeout=…,
 prefix="otel-tokens")`; timeouts in seconds. Third-party and heavy imports happen inside methods.
 
-Fork: a store object must work in a forked child. Connections and locks are made anew there, and leases of the
+Fork: a store object must work in a forked child. Connections and locks are made anew there, and reservations of the
 parent are neither renewed nor given back by the child (memory: the child's copy forgets them).
 Concurrency: sync methods from many threads, async ones from many tasks and loops, on one object, at once.
 """
@@ -71,7 +71,7 @@ NEVER = 1 << 62
 """Later than any moment in unix milliseconds."""
 
 REMEMBER_MS = 3_600_000
-"""How long a shared store remembers settled and expired lease keys, in milliseconds."""
+"""How long a shared store remembers settled and expired reservation keys, in milliseconds."""
 
 Balance = tuple[int, int, int]
 """(used, reserved, limit in force) of an account. A plain tuple: five of them are made per call."""
@@ -82,9 +82,10 @@ Booking = tuple[int, int, int, int]
 Change = Literal["add", "set", "unset", "reset", "finish", "pause", "review"]
 """`add` raises (amount may be negative) the limit of the current window, for good where there is no window, and
 revives a finished account. `set` replaces the limit until `unset`; without a scope for the whole budget, also for
-scopes not seen yet. `reset` starts over: used, extra, slices, grace, carried, finished = nothing, born = now; leases
-stay. `finish` refuses everything in this window until `reset` or `add`. `pause` notes that a call waits here until
-`amount` (unix ms; the later of old and new is kept): seconds ahead, renewed by each call that goes on waiting.
+scopes not seen yet. `reset` starts over: used, extra, slices, grace, carried, finished = nothing, born = now;
+reservations stay. `finish` refuses everything in this window until `reset` or `add`.
+`pause` notes that a call waits here until `amount` (unix ms; the later of old and new is kept): seconds ahead, renewed
+by each call that goes on waiting.
 `review` notes that a person looks at it until `amount`."""
 
 LIMIT_CHANGES = frozenset({"add", "set", "unset"})
@@ -132,7 +133,8 @@ class AdmitRequest(NamedTuple):
     critical: str
 
 
-class Admission(NamedTuple):
+@dataclass(slots=True)
+class Admission:
     """The store's answer. `balances` (one per slot, in order) include the reservation if it was granted.
 
     `refused` is the index of the first slot that refused (finished ones first), -1 if none. `retry_at` (unix
@@ -187,11 +189,11 @@ class Store(ABC):
     def admit(
         self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int, critical: str = ""
     ) -> Admission:
-        """Reserve `amounts` on `slots` under lease `key` for `ttl_ms`, all or nothing. One round trip."""
+        """Reserve `amounts` on `slots` under reservation `key` for `ttl_ms`, all or nothing. One round trip."""
 
     @abstractmethod
     def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
-        """Give back the lease and book the actual `amounts`. Returns () when the key was settled before.
+        """Give back the reservation and book the actual `amounts`. Returns () when the key was settled before.
 
         `slots` are those of the admission. Exactly one caller sees `used` cross a given value: thresholds are
         found from before and after.
@@ -202,12 +204,12 @@ class Store(ABC):
         return self.settle(key, slots, amounts)
 
     def release(self, key: str) -> None:
-        """Give back the lease and book nothing; later settlements of the key do nothing."""
+        """Give back the reservation and book nothing; later settlements of the key do nothing."""
         self.settle(key, (), ())
 
     @abstractmethod
     def renew(self, keys: Sequence[str], ttl_ms: int) -> None:
-        """Let the leases live `ttl_ms` from now."""
+        """Let the reservations live `ttl_ms` from now."""
 
     @abstractmethod
     def read(self, slots: Sequence[Slot]) -> Sequence[Balance]:

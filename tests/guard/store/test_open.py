@@ -8,10 +8,10 @@ import pytest
 
 from otel_tokens.errors import ConfigError
 from otel_tokens.guard.store.base import Store
-from otel_tokens.guard.store.memory import MemoryStore
+from otel_tokens.guard.store.memory.store import MemoryStore
 from otel_tokens.guard.store.open import open_store
-from otel_tokens.guard.store.redis import RedisStore
-from otel_tokens.guard.store.sqlite import SqliteStore
+from otel_tokens.guard.store.redis.store import RedisStore
+from otel_tokens.guard.store.sqlite.store import SqliteStore
 
 
 @pytest.mark.parametrize(
@@ -94,5 +94,5 @@ def test_a_timeout_is_above_zero(timeout: float) -> None:
 def test_a_url_does_not_override_the_timeout() -> None:
     store = open_store("redis://localhost?socket_timeout=99&socket_connect_timeout=99&retry_on_timeout=True", timeout=1)
     assert isinstance(store, RedisStore)
-    link = store._address.link(None)
+    link = store._address.connection(None)
     assert (link.socket_timeout, link.socket_connect_timeout, link.retry.get_retries()) == (1, 1, 0)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from otel_tokens.guard.store.base import REMEMBER_MS, Slot
-from otel_tokens.guard.store.redis import RedisStore
-from otel_tokens.guard.store.redis_wire import PAGE
+from otel_tokens.guard.store.redis.protocol import PAGE
+from otel_tokens.guard.store.redis.store import RedisStore
 
 TTL = 60_000
 

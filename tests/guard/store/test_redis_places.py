@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from otel_tokens.guard.store.base import Slot, StoreError
-from otel_tokens.guard.store.redis import RedisStore
-from otel_tokens.guard.store.redis_wire import bulk
+from otel_tokens.guard.store.redis.protocol import bulk
+from otel_tokens.guard.store.redis.store import RedisStore
 
 TTL = 60_000
 S = (Slot("b|t|", "b", "tokens", "", 1000), Slot("c|t|x", "c", "tokens", "x=1", 1000))
@@ -180,7 +180,7 @@ def test_loops_come_and_go_without_a_warning(redis_url: str) -> None:
     code = f"""
 import asyncio, gc, threading
 from otel_tokens.guard.store.base import Slot
-from otel_tokens.guard.store.redis import RedisStore
+from otel_tokens.guard.store.redis.store import RedisStore
 S = (Slot("b|t|", "b", "tokens", "", 10**6),)
 store = RedisStore({redis_url!r}, timeout=30, prefix="loops")
 

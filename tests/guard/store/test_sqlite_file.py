@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_tokens.guard.store import sqlite
 from otel_tokens.guard.store.base import REMEMBER_MS, Slot, StoreError
-from otel_tokens.guard.store.sqlite import SqliteStore
+from otel_tokens.guard.store.sqlite import store as sqlite
+from otel_tokens.guard.store.sqlite.store import SqliteStore
 
 TTL = 60_000
 S = (Slot("b|t|", "b", "tokens", "", 1000),)
@@ -265,7 +265,7 @@ def test_a_full_disk(path: Path) -> None:
     code = f"""
 import resource, signal
 from otel_tokens.guard.store.base import Slot, StoreError
-from otel_tokens.guard.store.sqlite import SqliteStore
+from otel_tokens.guard.store.sqlite.store import SqliteStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 S = (Slot("b|t|", "b", "tokens", "", 10**6),)
 store = SqliteStore({str(path)!r}, timeout=1)
@@ -308,7 +308,7 @@ def test_of_a_newer_version(path: Path, open_file) -> None:
 
 
 def test_removed_while_in_use(path: Path, open_file, monkeypatch: pytest.MonkeyPatch) -> None:
-    from otel_tokens.guard.store import sqlite_file
+    from otel_tokens.guard.store.sqlite import file as sqlite_file
 
     monkeypatch.setattr(sqlite_file, "_LOOK", 0.0)
     store, other = open_file(), open_file()
@@ -408,3 +408,24 @@ def test_changes_reach_every_page(path: Path, open_file) -> None:
     assert store.change("s", "add", unit="tokens", amount=7) == 1203
     assert {row.limit for row in store.rows(limit=5000)} == {107}
     assert store.change("s", "set", unit="tokens", amount=50) == 1204
+
+
+def test_a_lock_that_outlasts_one_wait_costs_the_next_ones_less(path: Path, open_file) -> None:
+    store = open_file(1)
+    store.read(S)
+    hog = sqlite3.connect(path, isolation_level=None)
+    hog.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        failures = list(pool.map(lambda n: failure(lambda: store.admit(f"k{n}", S, [1], TTL)), range(16)))
+    assert all("locked" in text for text in failures)
+    assert time.monotonic() - began < 10, "each has waited the whole timeout, one after the other"
+    hog.execute("ROLLBACK")
+    hog.close()
+    assert store.admit("k", S, [1], TTL).granted
+
+
+def failure(call: Callable[[], object]) -> str:
+    with pytest.raises(StoreError) as caught:
+        call()
+    return str(caught.value)

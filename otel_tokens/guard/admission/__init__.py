@@ -1,0 +1,1 @@
+"""Admission: decide before a call is sent, and reserve what it may use."""

@@ -1,0 +1,1 @@
+"""Budgets: declarations of limits. No state, no input or output."""

@@ -1,0 +1,1 @@
+"""The budget store in the memory of one process."""

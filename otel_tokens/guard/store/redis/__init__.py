@@ -1,0 +1,1 @@
+"""The budget store in Redis or Valkey, shared by many hosts."""

@@ -1,0 +1,1 @@
+"""The budget store in a SQLite file, shared by the processes of one host."""
