@@ -313,13 +313,21 @@ def sdk(request: pytest.FixtureRequest) -> Sdk:
     return Sdk(request.param)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Any:
-    """In CI a skipped test is a failure: what a test needs is installed there (`.ci/run`)."""
-    from os import environ
-
-    report = yield
-    if report.skipped and environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+def no_skip_in_ci(report: Any) -> Any:
+    """In CI a skipped test, or module, is a failure: what a test needs is installed there (`.ci/run`)."""
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """See `no_skip_in_ci`."""
+    return no_skip_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Any:
+    """See `no_skip_in_ci`."""
+    return no_skip_in_ci((yield))
