@@ -273,7 +273,7 @@ class Sdk:
         package, _, name = cls.partition(".")
         module = importlib.import_module(package)
         make = getattr(module, name if self.kind == "sync" else f"Async{name}")
-        return self.opened(make(**{"max_retries": 0, "timeout": 60, **options}))
+        return self.opened(make(**{"max_retries": 0, "timeout": 300, **options}))
 
     def openai(self, url: str, **options: Any) -> contextlib.AbstractAsyncContextManager[Any]:
         """`openai.OpenAI` at a server's url, under /v1."""

@@ -725,7 +725,7 @@ def test_a_store_object_can_be_used_from_a_fork(store: Store) -> None:
     process = context.Process(target=child, args=(queue.put,))
     process.start()
     assert queue.get() is True
-    process.join(10)
+    process.join(300)
     assert process.exitcode == 0
     store.settle("parents", [s], [10])
     assert balance(store, s)[0] in {10, 15}
