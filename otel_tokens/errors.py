@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
+from otel_tokens.text import printable
+
 
 class OtelTokensError(Exception):
-    """Base of every error this library raises."""
+    """Base of every error this library raises.
+
+    `str(error)` is one line: names and tags in it may come from anybody. Attributes hold them as they are.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(OtelTokensError):
@@ -31,13 +39,19 @@ class ConfigError(OtelTokensError):
         place = ": ".join(part for part in (where, key) if part)
         super().__init__(f"{place}: {message}" if place else message)
 
+    def __str__(self) -> str:
+        """One line, or a heading and one line for each of `problems`."""
+        if not self.problems:
+            return super().__str__()
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        return f"{len(self.problems)} problems in the configuration:{lines}"
+
     @classmethod
     def combined(cls, problems: Sequence[ConfigError]) -> ConfigError:
         """One error that reports all of `problems`, one line each; a single problem is returned as it is."""
         if len(problems) == 1:
             return problems[0]
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        return cls(f"{len(problems)} problems in the configuration:{lines}", problems=tuple(problems))
+        return cls(f"{len(problems)} problems in the configuration", problems=tuple(problems))
 
 
 class LedgerError(OtelTokensError):

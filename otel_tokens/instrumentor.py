@@ -28,7 +28,8 @@ class OtelTokensInstrumentor(BaseInstrumentor):
             if not kwargs.get("skip_dep_check"):  # the launcher's mark
                 raise
             # The launcher would print a traceback and give up on all further instrumentors.
-            logger.error("otel_tokens is off: %s", error)
+            for problem in error.problems or (error,):
+                logger.error("otel_tokens is off: %s", problem)
 
     def _instrument(self, **kwargs: Any) -> None:
         if not join_run(kwargs):

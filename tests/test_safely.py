@@ -67,7 +67,7 @@ HANDLERS = (
 )
 
 
-@pytest.fixture(params=HANDLERS, ids=repr)
+@pytest.fixture(params=HANDLERS, ids=lambda handler: getattr(handler, "__name__", type(handler).__name__))
 def raised(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     """Raises the signal while a handler of each kind is installed."""
     before = signal.signal(signal.SIGUSR1, request.param)

@@ -13,7 +13,7 @@ import click
 
 from otel_tokens.cli.budgets.place import Place, opened, place_options
 from otel_tokens.cli.budgets.rows import Line, as_json, details, lines, table
-from otel_tokens.cli.options import without_password
+from otel_tokens.text import printable, shown_url
 
 if TYPE_CHECKING:
     from otel_tokens.guard.store.base import Change
@@ -72,7 +72,7 @@ def list_(as_text: bool, **options: Any) -> None:
     elif found:
         _draw(found)
     else:
-        click.echo(f"no budget is declared, and none has been used ({without_password(place.address)})")
+        click.echo(f"no budget is declared, and none has been used ({shown_url(place.address)})")
 
 
 @command.command()
@@ -210,7 +210,7 @@ def _change(op: Change, name: str, amount: str | None, scope: str | None, option
     if found:
         click.echo("\n".join(text for line in found for text in details(line)))
     else:
-        click.echo(f"{name}: changed, and holds from its first call on")
+        click.echo(f"{printable(name)}: changed, and holds from its first call on")
 
 
 def _check_unit(place: Place, op: Change, name: str, amount: str | None) -> None:
@@ -227,11 +227,11 @@ def _check_unit(place: Place, op: Change, name: str, amount: str | None) -> None
     has = {line.unit for line in lines(place.store, place.declared, name)}
     if has and unit not in has:
         words = f"budget {name!r} has no limit in {units.name(unit)}; it has {', '.join(sorted(map(units.name, has)))}"
-        click.echo(f"otel-tokens budget: {words}", err=True)
+        _say(words)
         sys.exit(NOTHING)
     if not has and op == "set" and every:
         hint = _hint(name, sorted({line.name for line in every}))
-        click.echo(f"otel-tokens budget: no budget {name!r} is known here{hint}", err=True)
+        _say(f"no budget {name!r} is known here{hint}")
 
 
 def _hint(name: str, known: list[str]) -> str:
@@ -246,8 +246,12 @@ def _not_there(place: Place, name: str, scope: str | None) -> None:
         words = f"budget {name!r} has not been used yet{where}; `set` works before the first call"
     else:
         words = f"there is no budget {name!r}{where}{_hint(name, known)}"
-    click.echo(f"otel-tokens budget: {words}", err=True)
+    _say(words)
     sys.exit(NOTHING)
+
+
+def _say(words: str) -> None:
+    click.echo(f"otel-tokens budget: {printable(words)}", err=True)
 
 
 def _draw(found: list[Line]) -> None:

@@ -17,6 +17,7 @@ from otel_tokens.cli.group import own_version
 from otel_tokens.cli.options import config_of, config_option
 from otel_tokens.reports.text import counted
 from otel_tokens.settings import Settings, load_settings
+from otel_tokens.text import printable
 
 WRONG = 1
 """Exit code when something is wrong."""
@@ -92,9 +93,9 @@ def _draw(settings: Settings, findings: Sequence[Finding]) -> None:
         click.echo(
             f"  {click.style(f'{mark:<4}', fg=None if colour == 'dim' else colour, dim=colour == 'dim')}  ", nl=False
         )
-        click.echo(finding.text)
+        click.echo(printable(finding.text))
         if finding.hint:
-            click.echo(f"        {click.style(finding.hint, dim=True)}")
+            click.echo(f"        {click.style(printable(finding.hint), dim=True)}")
     rows = configuration.given(settings)
     if rows:
         click.echo("")

@@ -16,6 +16,7 @@ import click
 
 from otel_tokens.errors import OtelTokensError
 from otel_tokens.safely import strict
+from otel_tokens.text import printable
 
 COMMANDS = ("run", "demo", "report", "exporter", "prices", "budget", "doctor")
 """In the order of `--help`; each is a module of this package with a click command `command`."""
@@ -26,7 +27,7 @@ MISTAKE = 2
 
 def fail(message: str, code: int = MISTAKE) -> NoReturn:
     """One line on stderr, and out."""
-    _say(message)
+    _say(printable(message))
     sys.exit(code)
 
 
@@ -99,7 +100,7 @@ class Commands(click.Group):
             click.echo(error.ctx.get_help() if error.ctx else "")
             code = 0
         except click.ClickException as error:
-            _say(_one_line(error), _path_of(error))
+            _say(printable(_one_line(error)), _path_of(error))
             code = MISTAKE
         except OtelTokensError as error:
             _say(str(error))
@@ -111,12 +112,13 @@ class Commands(click.Group):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), number)
             code = 0
         except OSError as error:  # a full disk below `> file`
-            _say(f"{error.filename or 'cannot write the output'}: {error.strerror or error}")
+            _say(printable(f"{error.filename or 'cannot write the output'}: {error.strerror or error}"))
             code = MISTAKE
         except Exception as error:
             if strict():
                 raise
-            _say(f"a fault of otel-tokens: {type(error).__name__}: {error} (OTEL_TOKENS_STRICT=1 shows where)")
+            words = printable(f"{type(error).__name__}: {error}")
+            _say(f"a fault of otel-tokens: {words} (OTEL_TOKENS_STRICT=1 shows where)")
             code = 70  # EX_SOFTWARE
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -1,4 +1,4 @@
-"""What several commands share: options, where ledger and budgets are, how times and URLs are read and shown."""
+"""What several commands share: options, where ledger and budgets are, how times are read."""
 
 from __future__ import annotations
 
@@ -70,12 +70,3 @@ def ledger_path(ledger: str | None, config: str | None = None) -> str:
         return found or default_ledger()
     except ValueError as error:
         raise ConfigError(str(error), where="ledger") from None
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown: "***" for user and password."""
-    head, at, tail = url.rpartition("@")
-    scheme, slashes, _ = head.partition("://")
-    if not at:
-        return url
-    return f"{scheme}://***@{tail}" if slashes else f"***@{tail}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from otel_tokens.cli.options import config_option, read_moment, settings_of
+from otel_tokens.text import printable
 
 if TYPE_CHECKING:
     from otel_tokens.pricing.explain import Explanation, PricedRate
@@ -60,7 +61,7 @@ def command(
     if as_json:
         click.echo(json.dumps(_object(found), indent=2))
     else:
-        click.echo("\n".join(_lines(found, tier, at)))
+        click.echo("\n".join(map(printable, _lines(found, tier, at))))
     if not found.priced:
         sys.exit(UNPRICED)
 

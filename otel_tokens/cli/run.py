@@ -24,6 +24,7 @@ from otel_tokens.errors import ConfigError, OtelTokensError
 from otel_tokens.safely import strict
 from otel_tokens.settings import Settings, default_ledger
 from otel_tokens.settings.schema import ENV_PREFIX
+from otel_tokens.text import printable
 
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
 
@@ -127,7 +128,7 @@ def _launch(command: list[str], options: Options, settings: Settings, tags: dict
         if strict() and not isinstance(error, (OtelTokensError, OSError)):
             raise
         with contextlib.suppress(Exception):  # stderr may be what is gone
-            click.echo(f"otel-tokens: no report: {error}", err=True)
+            click.echo(f"otel-tokens: no report: {printable(str(error))}", err=True)
     return status
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from otel_tokens import conventions as c
 from otel_tokens.demo.workload import Step
 from otel_tokens.reports.text import price
+from otel_tokens.text import printable
 from otel_tokens.values import Record
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def cells(record: Record) -> tuple[str, ...]:
     if record.call.asked_model:
         remark = remark or "downgraded"
     return (
-        record.tags.get("agent", ""),
-        record.call.model,
+        printable(record.tags.get("agent", "")),
+        printable(record.call.model),
         f"{usage.input:,}" if known else "",
         f"{usage.cache_read:,}" if usage.cache_read else "",
         f"{usage.output:,}" if known else "",

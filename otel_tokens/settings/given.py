@@ -8,10 +8,11 @@ from decimal import Decimal
 from typing import Any, NamedTuple, cast
 
 from otel_tokens.settings.entry import Entry, Path
+from otel_tokens.text import shown_url
 
 YES = frozenset({"true", "yes", "on", "1"})
 NO = frozenset({"false", "no", "off", "none", "0"})
-_SECRET = re.compile(r"(://)[^/@\s]*@")
+_URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"]+")
 
 
 class Wrong(Exception):  # noqa: N818 (never leaves this room)
@@ -36,9 +37,11 @@ class Given(NamedTuple):
 
 
 def shown(value: Any) -> str:
-    """`value` as it may appear in a message: short, and without the password of a URL."""
+    """`value` as it may appear in a message: short, and without the secrets of a URL."""
+    if isinstance(value, str) and ("://" in value or ("@" in value and ":" in value)):
+        value = shown_url(value)
     text = str(value).lower() if isinstance(value, (bool, Decimal)) else repr(value)
-    text = _SECRET.sub(r"\1***@", text)
+    text = _URL.sub(lambda found: shown_url(found[0]), text)
     return text if len(text) <= 80 else text[:77] + "…" + text[0]
 
 

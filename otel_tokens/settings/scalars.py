@@ -11,6 +11,7 @@ from typing import Any, cast
 from otel_tokens.conventions import COST_ALIASES_EXCLUSIVE
 from otel_tokens.settings.given import NO, YES, Given, Wrong, each, items, nearest, shown
 from otel_tokens.settings.schema import Setting
+from otel_tokens.text import shown_url
 
 _NAME = re.compile(r"[a-z][a-z0-9_.]*")
 _WHOLE = re.compile(r"[-+]?[0-9][0-9_]{0,30}")
@@ -164,7 +165,7 @@ def to_store(setting: Setting, given: Given) -> str:
     text = to_text(setting, given)
     if _STORE.fullmatch(text):
         return text
-    raise Wrong(f"{shown(text)} is not a store; use one of {', '.join(STORES)}")
+    raise Wrong(f"{shown_url(text)!r} is not a store; use one of {', '.join(STORES)}")
 
 
 def to_endpoint(setting: Setting, given: Given) -> str:
@@ -172,4 +173,4 @@ def to_endpoint(setting: Setting, given: Given) -> str:
     text = to_text(setting, given)
     if re.fullmatch(r"https?://[^\s/]+\S*", text):
         return text
-    raise Wrong(f"{shown(text)} is not a URL; write http://host:4318")
+    raise Wrong(f"{shown_url(text)!r} is not a URL; write http://host:4318")

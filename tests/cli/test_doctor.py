@@ -93,6 +93,9 @@ def test_secrets_are_not_shown(doctor: Any) -> None:
 
 
 def test_a_secret_is_not_shown_of_an_address_without_a_scheme(doctor: Any) -> None:
+    for store in ("redis://127.0.0.1:1/0?password=sesame", "redis:/:sesame@127.0.0.1", "redis://:se/same@127.0.0.1:1"):
+        _, _, found = doctor(OTEL_TOKENS_STORE=store)
+        assert "same" not in json.dumps(found)
     _, lines, _ = doctor(OTEL_EXPORTER_OTLP_ENDPOINT="me:s3cret@127.0.0.1:9")
     assert "***@127.0.0.1:9" in some(lines, "error OTLP")
     assert [line for line in lines if "s3cret" in line] == []

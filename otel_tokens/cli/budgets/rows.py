@@ -13,6 +13,7 @@ from otel_tokens.guard.budgets import units
 from otel_tokens.guard.budgets.budget import Budget
 from otel_tokens.guard.reporting.administration import Status, status
 from otel_tokens.guard.store.base import Store
+from otel_tokens.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,19 +68,21 @@ def table(found: Sequence[Line]) -> Table:
         style = "red" if line.ratio >= _FULL else "yellow" if line.ratio >= _NEAR else ""
         row = line.status
         numbers = [_amount(line.unit, row.used), _amount(line.unit, row.reserved)] if row else ["-", "-"]
-        numbers = [*numbers[: 1 + with_reserved], _amount(line.unit, line.limit), units.name(line.unit)]
+        numbers = [*numbers[: 1 + with_reserved], _amount(line.unit, line.limit), _unit(line)]
         percent = Text(f"{line.ratio:.0%}" if row else "", style=style)
-        made.add_row(*map(Text, (line.name, line.scope or "all", *numbers)), percent, Text(state(line)))
+        names = (printable(line.name), printable(line.scope) or "all")
+        made.add_row(*map(Text, (*names, *numbers)), percent, Text(state(line)))
     return made
 
 
 def sentence(line: Line) -> str:
     """A used budget in a line."""
-    whose = f" ({line.scope})" if line.scope else ""
+    name = printable(line.name)
+    whose = f" ({printable(line.scope)})" if line.scope else ""
     row = line.status
     used = _amount(line.unit, row.used) if row is not None else "0"
     said = f", {text}" if (text := state(line)) else ""
-    return f"budget {line.name}{whose}: {used} of {_amount(line.unit, line.limit)} {units.name(line.unit)} used{said}"
+    return f"budget {name}{whose}: {used} of {_amount(line.unit, line.limit)} {_unit(line)} used{said}"
 
 
 def state(line: Line, now: float | None = None) -> str:
@@ -108,14 +111,14 @@ def state(line: Line, now: float | None = None) -> str:
 
 def details(line: Line) -> list[str]:
     """A budget in one scope, in words."""
-    whose = line.scope or "everything"
+    name = f"{printable(line.name)}, {printable(line.scope) or 'everything'}"
     row = line.status
     if row is None:
-        return [f"{line.name}, {whose}: {_amount(line.unit, line.limit)} {units.name(line.unit)}, not used yet"]
+        return [f"{name}: {_amount(line.unit, line.limit)} {_unit(line)}, not used yet"]
     rest = _amount(line.unit, row.remaining)
     return [
-        f"{line.name}, {whose}",
-        f"  used      {_amount(line.unit, row.used)} of {_amount(line.unit, row.limit)} {units.name(line.unit)}"
+        name,
+        f"  used      {_amount(line.unit, row.used)} of {_amount(line.unit, row.limit)} {_unit(line)}"
         f" ({line.ratio:.1%})",
         f"  reserved  {_amount(line.unit, row.reserved)} by calls under way",
         f"  left      {rest}",
@@ -131,6 +134,10 @@ def as_json(found: Sequence[Line]) -> list[dict[str, Any]]:
         else {"name": line.name, "scope": line.scope, "unit": line.unit, "limit": str(line.limit), "used": None}
         for line in found
     ]
+
+
+def _unit(line: Line) -> str:
+    return printable(units.name(line.unit))
 
 
 def _amount(unit: str, amount: Decimal) -> str:

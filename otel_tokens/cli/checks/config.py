@@ -10,10 +10,10 @@ from otel_tokens.assemble import examined_prices, examined_sdks
 from otel_tokens.assemble_guard import examined_budgets
 from otel_tokens.cli.checks.finding import Finding
 from otel_tokens.cli.launch.session import VARIABLE
-from otel_tokens.cli.options import without_password
 from otel_tokens.errors import ConfigError
 from otel_tokens.reports.text import counted
 from otel_tokens.settings import SETTINGS, Settings, unknown_variables
+from otel_tokens.text import printable, shown_url
 
 PART = "settings"
 
@@ -69,6 +69,6 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         items: tuple[object, ...] = value  # pyright: ignore[reportUnknownVariableType]
         plain = all(isinstance(item, (str, int, float)) for item in items)
-        return ", ".join(map(str, items)) if plain else f"{len(items)} entries"
+        return ", ".join(map(_shown, items)) if plain else f"{len(items)} entries"
     text = str(value) if isinstance(value, (str, int, float)) else "…"
-    return without_password(text) if "://" in text else text
+    return shown_url(text) if "://" in text else printable(text)

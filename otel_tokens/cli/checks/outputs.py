@@ -12,11 +12,11 @@ from urllib.request import urlopen
 
 from otel_tokens import conventions as c
 from otel_tokens.cli.checks.finding import Finding
-from otel_tokens.cli.options import without_password
 from otel_tokens.errors import ConfigError, LedgerError
 from otel_tokens.guard.store.base import StoreError
 from otel_tokens.reports.text import counted
 from otel_tokens.settings import Settings, default_ledger
+from otel_tokens.text import shown_url
 
 _WAIT = 2.0  # seconds for an answer
 _PORTS = {"http": 80, "https": 443}
@@ -64,7 +64,7 @@ def _lacks_grpc(settings: Settings) -> bool:
 
 
 def _reach(endpoint: str, source: str) -> Finding:
-    shown = f"{without_password(endpoint)} ({source})"
+    shown = f"{shown_url(endpoint)} ({source})"
     try:
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme, 4317)
@@ -203,7 +203,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     try:
         with opened(None, None, settings.config or "off") as place:
             place.store.rows(limit=1)
-            yield Finding(part, "ok", f"{without_password(place.address)} answers")
+            yield Finding(part, "ok", f"{shown_url(place.address)} answers")
     except StoreError as error:
         yield Finding(
             part, "error", f"the store does not answer: {error}", f"then the guard fails {settings.store_fail}"

@@ -12,6 +12,7 @@ from typing import Any
 from otel_tokens import context
 from otel_tokens.cli.launch.session import Session, current
 from otel_tokens.errors import ConfigError
+from otel_tokens.text import printable
 
 _held: list[int] = []  # what has to stay open as long as the process lives: the lock file of /metrics
 
@@ -32,8 +33,9 @@ def meter(options: Mapping[str, Any] = MappingProxyType({})) -> str:
         _say(str(error))
         os._exit(2)
     except Exception as error:
-        _say(f"calls of process {os.getpid()} are not counted: {type(error).__name__}: {error}")
-        return f"failed {type(error).__name__}: {error}"
+        words = printable(f"{type(error).__name__}: {error}")
+        _say(f"calls of process {os.getpid()} are not counted: {words}")
+        return f"failed {words}"
     return "on"
 
 

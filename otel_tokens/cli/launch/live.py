@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from otel_tokens.cli.launch.figures import Figures
+from otel_tokens.text import printable
 
 _EVERY = 0.5  # seconds between two looks
 _SHARE = 20  # a look may take one twentieth of the time
@@ -64,7 +65,7 @@ class LiveLine:
             # Make room at the bottom, scroll above it only, and go back to where the program was writing: one row
             # up in the same column, as the index moves down without going to the first column.
             text += f"{_INDEX}{_SAVE}\x1b[1;{size.lines - 1}r{_RESTORE}{_UP}"
-        line = f" otel-tokens · {figures.line()}"[: size.columns - 1]
+        line = f" otel-tokens · {printable(figures.line())}"[: size.columns - 1]
         self._write(f"{text}{_SAVE}\x1b[{size.lines};1H{_CLEAR}{_DIM}{line}{_PLAIN}{_RESTORE}")
         self._shown = (figures, size)
 

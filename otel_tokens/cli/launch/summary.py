@@ -14,6 +14,7 @@ from otel_tokens.cli.launch.session import Session, State
 from otel_tokens.errors import LedgerError
 from otel_tokens.reports.report import Report, report
 from otel_tokens.reports.text import counted
+from otel_tokens.text import printable
 
 _SWITCHED_OFF = "no LLM call was counted: otel-tokens is switched off (enabled, OTEL_TOKENS_ENABLED)"
 _MANY_BUDGETS = 5
@@ -110,4 +111,4 @@ def _coloured() -> bool:
 
 
 def _say(message: str) -> None:
-    click.echo(f"otel-tokens: {message}", err=True)
+    click.echo(f"otel-tokens: {printable(message)}", err=True)

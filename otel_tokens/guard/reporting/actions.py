@@ -18,6 +18,7 @@ from otel_tokens.guard.budgets.thresholds import HOOKS, Action
 from otel_tokens.guard.options import GuardOptions
 from otel_tokens.guard.reporting.events import Emit, Event
 from otel_tokens.safely import safely
+from otel_tokens.text import shown_url
 
 logger = logging.getLogger("otel_tokens")
 
@@ -71,7 +72,7 @@ class Actions:
             if attempt < WEBHOOK_TRIES:
                 self._post(url, event, attempt + 1)
                 return
-            logger.warning("webhook %s failed %d times: %s", _safe(url), WEBHOOK_TRIES, problem)
+            logger.warning("webhook %s failed %d times: %s", shown_url(url, path=False), WEBHOOK_TRIES, problem)
             self.report(Event("failed_action", event.budget, event.scope, event.unit, detail=f"webhook: {problem}"))
 
         delay = 0.0 if attempt == 1 else _BACKOFF * 2 ** (attempt - 2)
@@ -162,6 +163,7 @@ async def _await(result: Any) -> None:
 def post(url: str, event: Event) -> str | None:
     """POST the event as JSON, once; returns what went wrong, or None."""
     # urllib is slow to import, and most processes never post.
+    from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
@@ -172,9 +174,11 @@ def post(url: str, event: Event) -> str | None:
             answer.read(1024)
     except HTTPError as error:
         error.close()
-        return str(error)
-    except (OSError, ValueError) as error:
+        return f"HTTP {error.code}"
+    except OSError as error:
         return str(error) or type(error).__name__
+    except (HTTPException, ValueError) as error:  # their texts have the URL in them
+        return type(error).__name__
     return None
 
 
@@ -186,11 +190,3 @@ def describe(event: Event) -> str:
         return f"{name}: {event.threshold} used: {amounts}"
     numbers = f": {amounts} used" if event.limit is not None else ""
     return f"{name}: {event.kind}{numbers}" + (f": {event.detail}" if event.detail else "")
-
-
-def _safe(url: str) -> str:
-    """The URL without what may be secret: no user, no query."""
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}{parts.path}"

@@ -9,6 +9,7 @@ from otel_tokens.guard.store.base import Store
 from otel_tokens.guard.store.memory.store import MemoryStore
 from otel_tokens.guard.store.redis.store import RedisStore
 from otel_tokens.guard.store.sqlite.store import SqliteStore
+from otel_tokens.text import shown_url
 
 FORMS = (
     "memory",
@@ -34,6 +35,4 @@ def open_store(url: str, *, timeout: float, prefix: str = "otel-tokens") -> Stor
         return SqliteStore(path, timeout=timeout)
     if _REDIS.fullmatch(url):
         return RedisStore(url, timeout=timeout, prefix=prefix)
-    # Only up to the host: what follows a mistyped scheme may hold a password.
-    shown = re.sub(r"//.*@", "//…@", url)
-    raise ConfigError(f"{shown!r} is not a store; use one of: {'; '.join(FORMS)}", key="store")
+    raise ConfigError(f"{shown_url(url)!r} is not a store; use one of: {'; '.join(FORMS)}", key="store")

@@ -63,4 +63,4 @@ def run_worker() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield run
     for process in started:
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
