@@ -67,14 +67,9 @@ def usage_attributes(record: Record, *, semconv: str = "latest") -> Attributes:
 
 
 def _whole(usage: Usage) -> Usage:
-    """The call's tokens together with those of its components, as the metrics count them."""
-    changes: dict[str, Any] = {}
-    for part in usage.components:
-        for name in TOKEN_FIELDS:
-            count: int = getattr(part.usage, name)
-            if count:
-                changes[name] = changes.get(name, getattr(usage, name)) + count
-    return replace(usage, **changes) if changes else usage
+    """The call's tokens and those of its components, as the metrics count them."""
+    parts = (usage, *(part.usage for part in usage.components))
+    return replace(usage, **{name: sum(getattr(part, name) for part in parts) for name in TOKEN_FIELDS})
 
 
 def _reported(usage: Usage, found: Attributes) -> None:
