@@ -62,7 +62,7 @@ class CallState:
         self.body: Mapping[str, Any] | None = body
         self.facts = Facts(endpoint)
         self.facts.measured = engine.estimator.wants(call.model)
-        self.facts.hosted = may_run(body, call.model)
+        self.facts.hosted = may_run(endpoint, call, body)
         self.glance = glance(endpoint)
         self.reservation: Reservation | None = None
         self.span: Any = None

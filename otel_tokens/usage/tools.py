@@ -13,7 +13,7 @@ from typing import Any
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.shapes import is_list, is_mapping
 from otel_tokens.usage.paths import dig, dig_all, get
-from otel_tokens.values import Component, Usage
+from otel_tokens.values import Call, Component, Usage
 
 WEB_SEARCH, IMAGES, PREVIEW = "web_search", "image_gen", "web_search_preview"
 
@@ -41,12 +41,18 @@ _SERVER_TOOLS = {  # Anthropic, by the tool's name; fetching pages is free
 }
 _STATED = {"code_interpreter_calls": "code_interpreter", "image_generation_calls": IMAGES}
 _NO_FEE = frozenset({"web_search_calls", "mcp_calls"})  # the first is read as `web_searches`
-_ASKING = ("tools", "web_search_options", "search_parameters", "plugins", "prompt", "google")
+_ASKING = ("tools", "web_search_options", "search_parameters", "plugins")
+_GROUNDING = frozenset({"gcp.gemini", "gcp.vertex_ai"})
 
 
-def may_run(request: Mapping[str, Any], model: str) -> bool:
-    """Whether the provider may run tools of its own for this request."""
-    return "compound" in model or any(request.get(key) is not None for key in _ASKING)
+def may_run(endpoint: Endpoint, call: Call, request: Mapping[str, Any]) -> bool:
+    """Whether the answer may show tools that the provider ran.
+
+    Answers of events always list their items. Chat answers are searched only if the request or the host suggests it.
+    """
+    if endpoint.shape == "events" or call.provider in _GROUNDING or "compound" in call.model:
+        return True
+    return any(request.get(key) is not None for key in _ASKING)
 
 
 def count_tools(endpoint: Endpoint, payload: Any, tools: dict[str, int]) -> None:

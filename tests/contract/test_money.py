@@ -161,6 +161,12 @@ def test_a_search_tool_of_the_older_kind_costs_more_on_models_that_do_not_reason
     assert money(record) == (Decimal("0.0528"), "priced")  # 1,000 x 2 + 100 x 8 per million, + 2 x 0.025
 
 
+def test_a_request_need_not_name_the_tools(ask: Ask) -> None:
+    """A stored prompt may have them."""
+    record = ask("openai", responses_body("gpt-5.4", output=[search(), search()]), endpoint="responses")
+    assert money(record) == (Decimal("0.0240"), "priced")
+
+
 def test_what_cannot_be_counted_is_said(ask: Ask) -> None:
     record = ask("openai", responses_body("gpt-5.4", output=[PYTHON]), endpoint="responses", tools=WEB)
     assert record.usage.flags == ("uncounted:code_interpreter",)

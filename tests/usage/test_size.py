@@ -160,6 +160,8 @@ def test_searches_are_as_many_as_the_request_allows() -> None:
     assert measure(RESPONSES, {"tools": [{"type": "web_search"}], "max_tool_calls": 2}, "m").searches == 2
     assert measure(MESSAGES, {"tools": [tool]}, "m").searches == 5
     assert measure(CHAT, {"web_search_options": {}, **user("a")}, "m").searches == 1
+    for kind in ("file_search", "x_search"):  # a fee for each, and never a larger one
+        assert measure(RESPONSES, {"tools": [{"type": kind}], "max_tool_calls": 2}, "m").searches == 2
     assert measure(CHAT, {"tools": [{"type": "function"}], **user("a")}, "m").searches == 0
 
 
