@@ -28,7 +28,7 @@ Rules, the same for every store (tests/guard/test_store_suite.py holds them):
     under one that was settled or released it raises (the release of a cancelled call overtook its admission).
     With `ttl_ms` = 0 the amounts are spent at once: booked as used, no reservation.
 6.  *Settle* is idempotent: it gives back what the reservation still reserves and books the actual amounts; the key is
-    then remembered (Redis, SQLite: >= REMEMBER_MS; memory: the last 8,192 keys) and settled or released again
+    then remembered (Redis, SQLite: >= REMEMBER_MS; memory: the last 1,024 keys) and settled or released again
     it does nothing. A key the store does not know (it lost its data, or could not be reached at admission) has
     its actual amounts booked in full. An *expired* reservation is remembered as such: its reservation was given back
     at expiry, its settlement still books. Booking goes to the slot's own window: if the account has rolled on
@@ -156,7 +156,8 @@ class AdmitRequest(NamedTuple):
     critical: str
 
 
-class Admission(NamedTuple):
+@dataclass(slots=True)
+class Admission:
     """The store's answer. `balances` (one per slot, in order) include the reservation if it was granted.
 
     `refused` is the index of the first slot that refused (finished ones first), -1 if none. `retry_at` (unix

@@ -31,7 +31,7 @@ def admitted(store: Store, key: str, slots: tuple[Slot, ...], amounts: list[int]
         answer = store.admit(key, slots, amounts, ttl, critical)
     except StoreError:
         return "ended"
-    return answer._replace(balances=[tuple(b) for b in answer.balances])
+    return replace(answer, balances=[tuple(b) for b in answer.balances])
 
 
 def tell(store: Store, clock: Any, rng: random.Random, steps: int) -> list[object]:
