@@ -19,7 +19,7 @@ from attributes import ON_EVENTS, ON_METRICS, ON_SPANS
 from otel_tokens import conventions as c
 from otel_tokens.cli.group import cli
 from otel_tokens.guard.budgets.presets import PRESETS, STANDARD_THRESHOLDS
-from otel_tokens.ledger.query import DIMENSIONS
+from otel_tokens.ledger.dimensions import DIMENSIONS
 from otel_tokens.ledger.rows import COLUMNS
 from otel_tokens.pricing.shipped import PRICE_LISTS
 from otel_tokens.providers.hosts import LOCAL_PORTS, TABLE

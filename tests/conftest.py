@@ -8,8 +8,13 @@ import gc
 import importlib
 import inspect
 import logging
+import os
 import random
+import shutil
+import signal
 import socket
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +42,38 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("unhurried")
 
+# The tests start hundreds of processes. Without files of bytecode each would compile the SDKs anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# A client of an SDK reads all certificates of the machine when it is made: 20 ms of CPU. Nothing here leaves the
+# machine, so this process and its children look for certificates in a folder that has none.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+
+
+def use_memory_for_files(place: str = "/dev/shm", wanted: int = 2 << 30) -> None:
+    """Put temporary files into memory where there is room: most tests make a SQLite file and would wait for a disk."""
+    with contextlib.suppress(OSError):
+        if "TMPDIR" not in os.environ and shutil.disk_usage(place).free >= wanted and os.access(place, os.W_OK):
+            os.environ["TMPDIR"] = tempfile.tempdir = place
+
+
+def ignore_no_signal() -> None:
+    """Give children the usual signals, also when the run was started with some ignored or blocked (`nohup`, CI).
+
+    A child inherits an ignored signal and a blocked one, but not a handler. So what this process ignores it goes on
+    ignoring, by a handler that does nothing.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these two Python itself ignores
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+use_memory_for_files()
+ignore_no_signal()
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -48,11 +85,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
-    """What the imports have made stays: the collector, which many tests run, need not look at it each time."""
-    gc.collect()
-    gc.freeze()
+_modules_seen = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What imports have made stays: the garbage collector, which many tests run, need not look at it each time.
+
+    The SDKs import most of themselves late, so this is done again when many modules have come.
+    """
+    global _modules_seen
+    if len(sys.modules) > _modules_seen + 100:
+        _modules_seen = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -20,10 +20,11 @@ from collections.abc import Callable
 
 from otel_tokens.errors import LedgerError
 from otel_tokens.forks import at_fork
-from otel_tokens.ledger.retention import Pruner, Retention
+from otel_tokens.ledger.retention import Retention
 from otel_tokens.ledger.rows import Row, encode, repaired
 from otel_tokens.ledger.schema import code_of, explain, is_busy, open_writer, resolve
-from otel_tokens.safely import report_fault, safely
+from otel_tokens.ledger.upkeep import BATCH, Upkeep
+from otel_tokens.safely import interruption, report_fault, safely
 from otel_tokens.values import Record
 
 logger = logging.getLogger("otel_tokens")
@@ -72,37 +73,52 @@ class Ledger:
         self._retry_at: float | None = None
         self._look_at = 0.0
         self._writes = 0
-        self._pruner: threading.Thread | None = None
         self._stop = False
+        self._upkeep = self._new_upkeep()
         at_fork(self)
         atexit.register(_finish, weakref.ref(self))
         self._guarded(self._open)
-        self._prune()
+        if self._retention and self.disabled is None:
+            self._upkeep.start()
 
     # ---- for the engine -------------------------------------------------------------------------------------
     def write(self, record: Record) -> None:
-        """Put a record into the file. Writing the same call twice is harmless."""
+        """Put a record into the file. Writing the same call twice is harmless.
+
+        Raises what a signal handler of the program raises meanwhile, once the record is in the file.
+        """
+        try:
+            self._write(record)
+        except BaseException as error:
+            if interruption(error) is not None or not isinstance(error, Exception):
+                self._write(record)
+            raise
+
+    def _write(self, record: Record) -> None:
         try:
             row = encode(record, self._place)
         except Exception as error:  # a fault of ours; the record is lost, the call is not
+            _raise_interruption(error)
             self._lose(1)
             report_fault("ledger.write", error)
             return
         trouble: str | None = None
+        number: int | None = None
         with self._lock:
             try:
                 connection = self._connection
                 if connection is None or self._troubled or time.monotonic() >= self._look_at:
-                    self._write_with_care(row)
+                    number = self._write_with_care(row)
                 else:
-                    connection.execute(*row)
+                    number = connection.execute(*row).lastrowid
             except (*_TROUBLES, OverflowError) as error:
                 trouble = self._second_try(error, row)
             self._writes += 1
         if trouble is not None:
             logger.error("%s", trouble)
-        if self._writes % _PRUNE_EVERY == 0:
-            self._prune()
+        # Whoever writes each 4096th row of the file takes the rows into the summary.
+        if (number and number % BATCH == 0) or (self._retention and self._writes % _PRUNE_EVERY == 0):
+            self._upkeep.start()
 
     def flush(self) -> None:
         """Write what waits in memory, if the file can be had now."""
@@ -113,11 +129,11 @@ class Ledger:
         """Flush and close the file. A later `write` opens it again."""
         self._stop = True
         self.flush()
-        pruner = self._pruner
-        if pruner is not None and pruner is not threading.current_thread():
-            pruner.join(timeout=2.0)
-        with self._lock:
-            self._disconnect()
+        try:
+            self._upkeep.join(timeout=2.0)
+        finally:
+            with self._lock:
+                self._disconnect()
 
     def finish(self) -> None:
         """Close at the end of the process: what still waits is lost."""
@@ -144,29 +160,34 @@ class Ledger:
             self._look_at = time.monotonic() + _LOOK
         return connection  # not the attribute: a handler in this very thread may have closed it again
 
+    def _new_upkeep(self) -> Upkeep:
+        return Upkeep(self._retention, self._lock, lambda: None if self._stop else self._connection)
+
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _write_with_care(self, row: Row) -> None:
+    def _write_with_care(self, row: Row) -> int | None:
         """Write when all is not as usual: what waits goes first, a disabled ledger only tries now and then."""
         if self.disabled is not None and not self._may_retry():
             self._lose(1)
-            return
+            return None
         if self._backlog:
             self._postpone(row)
-            self._catch_up()
+            number = self._catch_up()
         else:
-            self._insert(row)
+            number = self._insert(row)
         self._be_patient(True)
         if self.disabled is not None:
             self.disabled = self._retry_at = None
             logger.warning("ledger %s keeps records again; %d were lost", self.path, self.errors)
         self._troubled = False
+        return number
 
     def _second_try(self, error: Exception, row: Row) -> str | None:
+        _raise_interruption(error)
         if not isinstance(error, (OverflowError, UnicodeError, sqlite3.InterfaceError, sqlite3.ProgrammingError)):
             return self._failed(error, row)
         try:
@@ -176,11 +197,12 @@ class Ledger:
             return self._failed(worse, row)
         return None
 
-    def _insert(self, row: Row) -> None:
+    def _insert(self, row: Row) -> int | None:
+        """The number of the row."""
         connection = self._connection or self._open()
         if time.monotonic() >= self._look_at:
             self._look()
-        connection.execute(*row)
+        return connection.execute(*row).lastrowid
 
     def _look(self) -> None:
         """Notice a file that was removed or replaced: SQLite would go on writing to the one nobody can see."""
@@ -205,6 +227,7 @@ class Ledger:
 
     def _failed(self, error: Exception, row: Row | None) -> str | None:
         """Take in a failure and the row it hit; the message to tell if it is news."""
+        _raise_interruption(error)
         if isinstance(error, sqlite3.Error) and is_busy(error):
             news = not self._troubled
             self._troubled = True
@@ -235,10 +258,12 @@ class Ledger:
         call_id = row[1][0]
         return any(waiting[1][0] == call_id for waiting in self._backlog)
 
-    def _catch_up(self) -> None:
+    def _catch_up(self) -> int | None:
+        number = None
         while self._backlog:
-            self._insert(self._backlog[0])
+            number = self._insert(self._backlog[0])
             self._backlog.popleft()
+        return number
 
     def _patience(self) -> float:
         return min(_BUSY_AGAIN, self._busy_timeout) if self._impatient else self._busy_timeout
@@ -262,18 +287,6 @@ class Ledger:
         if count and self.on_lost is not None:
             safely("ledger.on_lost", self.on_lost, count)
 
-    # ---- retention ------------------------------------------------------------------------------------------
-    def _prune(self) -> None:
-        """Start pruning beside the callers, unless it is under way."""
-        if not self._retention or self.disabled is not None or (self._pruner is not None and self._pruner.is_alive()):
-            return
-        with contextlib.suppress(RuntimeError):  # no new threads while the interpreter shuts down
-            work = (self._lock, lambda: None if self._stop else self._connection)
-            run = Pruner(self._retention).run
-            thread = threading.Thread(target=run, args=work, name="otel-tokens-ledger", daemon=True)
-            thread.start()
-            self._pruner = thread
-
     # ---- fork -----------------------------------------------------------------------------------------------
     def before_fork(self) -> None:
         """Close the file and let nobody in until the fork is done."""
@@ -286,7 +299,7 @@ class Ledger:
             self._lock.release()
             return
         self._lock = threading.RLock()
-        self._pruner = None
+        self._upkeep = self._new_upkeep()
         self._backlog.clear()
         self._disconnect()  # only if it was forked by code that runs no handler before
         self._place = (os.getpid(), self._place[1])
@@ -295,3 +308,10 @@ class Ledger:
 def _finish(held: weakref.ref[Ledger]) -> None:
     if (ledger := held()) is not None:
         ledger.finish()
+
+
+def _raise_interruption(error: Exception) -> None:
+    """Raise what a signal handler of the program raised, in the `except` clause that caught `error`."""
+    raised = interruption(error)
+    if raised is not None:
+        raise raised

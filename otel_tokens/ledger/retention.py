@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from otel_tokens.ledger import totals
+from otel_tokens.ledger import summary, totals
 
 _BATCH = 200  # rows per transaction: others who write wait a few milliseconds at most
 _WINDOW = 10_000  # rows, the oldest, searched for expired ones: there is no index by time, writes would pay for it
@@ -35,18 +32,6 @@ class Pruner:
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
         self._too_big = False
-
-    def run(self, lock: threading.RLock, connection: Callable[[], sqlite3.Connection | None]) -> None:
-        """Prune on this thread, one step at a time under `lock`, until there is no more or no `connection`."""
-        more = True
-        while more:
-            with lock:
-                found = connection()
-                try:
-                    more = found is not None and self.step(found)
-                except sqlite3.Error:
-                    return  # busy: the next run goes on; anything worse will meet the next write
-            time.sleep(0)  # a lock that is taken again at once starves the callers
 
     def step(self, connection: sqlite3.Connection) -> bool:
         """Do a bounded piece of work; False when there is no more. Raises sqlite3.Error, with nothing half done.
@@ -88,19 +73,13 @@ class Pruner:
 
 
 def _delete(connection: sqlite3.Connection, seqs: list[int]) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with summary.transaction(connection):
         # Another process may have pruned the same rows in the meantime.
         chosen = "seq IN (SELECT value FROM json_each(?))"
         left = [seq for (seq,) in connection.execute(f"SELECT seq FROM calls WHERE {chosen}", (json.dumps(seqs),))]  # noqa: S608
         if left:
             totals.fold(connection, left)
-            connection.execute(f"DELETE FROM calls WHERE {chosen}", (json.dumps(left),))  # noqa: S608
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
+            summary.remove(connection, left)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -7,7 +7,7 @@ parameters such as stop sequences are text of the application.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from functools import lru_cache
 from itertools import compress
@@ -63,6 +63,13 @@ _MAYBE: dict[str, tuple[str, Any]] = {
     "service_tier": ("service_tier", None),
     "speed": ("speed", None),
     "geo": ("geo", None),
+    "response_id": ("response_id", None),
+    "missing_reason": ("missing_reason", None),
+    "chunks": ("chunks", 0),
+    "attempts": ("attempts", 1),
+    "trace_id": ("trace_id", None),
+    "span_id": ("span_id", None),
+    "decision": ("decision", None),
     "server_address": ("call.server_address", None),
     "server_port": ("call.server_port", None),
     "stream": ("call.stream", False),
@@ -73,13 +80,6 @@ _MAYBE: dict[str, tuple[str, Any]] = {
     "choices": ("call.choices", 1),
     "free": ("call.free", False),
     "asked_model": ("call.asked_model", None),
-    "response_id": ("response_id", None),
-    "missing_reason": ("missing_reason", None),
-    "chunks": ("chunks", 0),
-    "attempts": ("attempts", 1),
-    "trace_id": ("trace_id", None),
-    "span_id": ("span_id", None),
-    "decision": ("decision", None),
     "total": ("usage.total", None),
     **{name: (f"usage.{name}", 0) for name in TOKEN_FIELDS if name not in _ALWAYS},
 }
@@ -105,8 +105,15 @@ _DEFAULTS: tuple[Any, ...] = (
 COLUMNS: tuple[str, ...] = (*_FIRST, *_THEN)
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM calls"  # noqa: S608  # made of the names above
 
+
+def _of(room: str) -> Callable[[Any], tuple[Any, ...]]:
+    """Gets the fields of _MAYBE_PLAIN that a part of the record has: "call", "usage", "" for the record itself."""
+    paths = [path.rpartition(".") for path in _MAYBE_PLAIN.values()]
+    return attrgetter(*(name for part, _, name in paths if part == room))
+
+
 _always_of = attrgetter(*_ALWAYS.values())
-_maybe_of = attrgetter(*_MAYBE_PLAIN.values())
+_of_record, _of_call, _of_usage = _of(""), _of("call"), _of("usage")  # in the order of _MAYBE; one getter is slower
 _money_of = attrgetter(*_MONEY.values())
 
 Row = tuple[str, tuple[Any, ...]]
@@ -114,7 +121,7 @@ Row = tuple[str, tuple[Any, ...]]
 
 
 @lru_cache(maxsize=1024)  # in practice a handful: each kind of call has its own set of columns
-def _insert(chosen: tuple[bool, ...]) -> str:
+def _insert(chosen: bytes) -> str:
     names = (*_FIRST, *compress(_THEN, chosen))
     # Not INSERT OR IGNORE, which would also drop rows for reasons other than being there already.
     return f"INSERT INTO calls({', '.join(names)}) VALUES({', '.join('?' * len(names))}) ON CONFLICT(id) DO NOTHING"
@@ -122,17 +129,19 @@ def _insert(chosen: tuple[bool, ...]) -> str:
 
 def encode(record: Record, place: tuple[int, str]) -> Row:
     """How to insert a record; `place` is the process's (pid, host)."""
-    usage, tags = record.usage, record.call.tags
+    call, usage, tags = record.call, record.usage, record.call.tags
     rest = (
         *(_tags(tags) if tags else _NO_TAGS),
-        *_maybe_of(record),
+        *_of_record(record),
+        *_of_call(call),
+        *_of_usage(usage),
         *[None if amount is None else _text(amount) for amount in _money_of(record)],
         _names(usage.reported) if usage.reported else None,
         _names(usage.flags) if usage.flags else None,
         _names(record.finish_reasons) if record.finish_reasons else None,
         *(_components(usage.components) if usage.components else _NO_COMPONENTS),
     )
-    chosen = tuple(map(ne, rest, _DEFAULTS))
+    chosen = bytes(map(ne, rest, _DEFAULTS))
     return _insert(chosen), (*_always_of(record), *place, *compress(rest, chosen))
 
 
@@ -189,11 +198,13 @@ def decode(row: tuple[Any, ...]) -> Record:
         usage=usage,
         cost=cost,
         finish_reasons=tuple(_list(get["finish_reasons"])),
-        **{name: get[name] for name in _OF_RECORD},
+        **{name: get[name] for name in _RECORD_FIELDS},
     )
 
 
-_OF_RECORD = tuple(name for name in COLUMNS if name in (_ALWAYS.get(name), _MAYBE_PLAIN.get(name)))  # fields of Record
+_RECORD_FIELDS = tuple(
+    name for name in COLUMNS if name in (_ALWAYS.get(name), _MAYBE_PLAIN.get(name))
+)  # fields of Record
 
 
 def _tags_of(get: Mapping[str, Any]) -> Mapping[str, str]:
@@ -206,6 +217,8 @@ def _tags_of(get: Mapping[str, Any]) -> Mapping[str, str]:
 
 def _text(amount: Decimal) -> str | None:
     text = str(amount)
+    if len(text) <= _MAX_EXPONENT and "E" not in text and text[0].isdigit():
+        return text  # an ordinary one
     if -_MAX_EXPONENT <= amount.adjusted() <= _MAX_EXPONENT and len(text) <= _MAX_DIGITS and amount.is_finite():
         return text
     return "0" if amount == 0 else None

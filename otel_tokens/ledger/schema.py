@@ -11,62 +11,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from otel_tokens.errors import LedgerError
-
-APPLICATION_ID = 0x6F746B6E
-"""Marks the file as ours ("otkn"), so that another program's database is never touched."""
-
-# Step n turns a file of version n into one of version n + 1; a new file takes them all. History is appended: a
-# step that was released is never edited. Amounts are text (exact decimals), counts are integers.
-_CALLS = """
-CREATE TABLE calls(
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    started REAL, duration REAL, outcome TEXT,
-    session TEXT, task TEXT, tenant TEXT, user TEXT, agent TEXT, feature TEXT,
-    provider TEXT, endpoint TEXT, operation TEXT, model TEXT, response_model TEXT,
-    origin TEXT, input INTEGER DEFAULT 0, output INTEGER DEFAULT 0,
-    cache_read INTEGER DEFAULT 0, cache_write INTEGER DEFAULT 0, reasoning INTEGER DEFAULT 0, total INTEGER,
-    currency TEXT, cost_status TEXT, cost_source TEXT, price_version TEXT, price_rule TEXT,
-    cost_total TEXT, cost_input TEXT, cost_cache_read TEXT, cost_cache_write TEXT, cost_output TEXT, cost_other TEXT,
-    cost_local TEXT, cost_provider TEXT, reported_cost TEXT,
-    error_type TEXT, missing_reason TEXT, decision TEXT,
-    service_tier TEXT, speed TEXT, geo TEXT, server_address TEXT, server_port INTEGER,
-    sdk TEXT, stream INTEGER DEFAULT 0, request_tier TEXT, max_output INTEGER, choices INTEGER DEFAULT 1,
-    free INTEGER DEFAULT 0,
-    response_id TEXT, finish_reasons TEXT,
-    first_chunk REAL, chunks INTEGER DEFAULT 0, attempts INTEGER DEFAULT 1,
-    trace_id TEXT, span_id TEXT, pid INTEGER, host TEXT,
-    cache_write_5m INTEGER DEFAULT 0, cache_write_30m INTEGER DEFAULT 0,
-    cache_write_1h INTEGER DEFAULT 0, cache_write_12h INTEGER DEFAULT 0,
-    input_text INTEGER DEFAULT 0, input_audio INTEGER DEFAULT 0,
-    input_image INTEGER DEFAULT 0, input_video INTEGER DEFAULT 0,
-    cache_read_text INTEGER DEFAULT 0, cache_read_audio INTEGER DEFAULT 0,
-    cache_read_image INTEGER DEFAULT 0, cache_read_video INTEGER DEFAULT 0,
-    output_text INTEGER DEFAULT 0, output_audio INTEGER DEFAULT 0,
-    output_image INTEGER DEFAULT 0, output_video INTEGER DEFAULT 0,
-    web_searches INTEGER DEFAULT 0, web_fetches INTEGER DEFAULT 0,
-    components TEXT, component_input INTEGER DEFAULT 0, component_output INTEGER DEFAULT 0,
-    reported TEXT, flags TEXT, tags TEXT
-);
-CREATE INDEX calls_session ON calls(session) WHERE session IS NOT NULL;
-CREATE INDEX calls_task ON calls(task) WHERE task IS NOT NULL;
-"""
-# What retention takes away stays in `totals`, so that cumulative counters never go down.
-_TOTALS = """
-CREATE TABLE totals(key TEXT PRIMARY KEY, sums TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-INSERT INTO meta VALUES('ledger', lower(hex(randomblob(16))));
-INSERT INTO meta VALUES('pruned_through', 0);
-"""
-# What the application asked for, where the guard put a cheaper model in its place.
-_ASKED_MODEL = "ALTER TABLE calls ADD COLUMN asked_model TEXT"
-# The terms asked for, beside `request_tier`.
-_ASKED_TERMS = "ALTER TABLE calls ADD COLUMN request_speed TEXT; ALTER TABLE calls ADD COLUMN request_geo TEXT"
-MIGRATIONS: tuple[str, ...] = (_CALLS, _TOTALS, _ASKED_MODEL, _ASKED_TERMS)
-VERSION = len(MIGRATIONS)
+from otel_tokens.ledger.migrations import APPLICATION_ID, DROP_INDEXES, MIGRATIONS, VERSION, statements
 
 _PAGE = 2048  # bytes
-_CHECKPOINT = 2000  # pages in the log before they are moved into the file, which takes the disk's time
+_CHECKPOINT = 8000  # pages in the log before they are moved into the file, which takes the disk's time
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)  # the last: lost too many races
 
 
@@ -130,6 +78,10 @@ def reading(path: str | os.PathLike[str]) -> Generator[sqlite3.Connection]:
     try:
         connection.execute("BEGIN")
         yield connection
+    except LedgerError as error:
+        if error.path is None:
+            raise LedgerError(str(error), path=place) from None
+        raise
     except sqlite3.Error as error:
         raise LedgerError(explain(error), path=place) from error
     finally:
@@ -150,8 +102,6 @@ def explain(error: BaseException) -> str:
             sqlite3.SQLITE_IOERR: "the disk reports an error",
             sqlite3.SQLITE_BUSY: "another process holds the file",
         }.get(code_of(error))
-        if "user-defined aggregate" in str(error):
-            return "an amount in it cannot be read; `otel-tokens doctor` tells which"
         return f"{words} ({error})" if words else str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -264,7 +214,10 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         for step in MIGRATIONS[_check(connection, path) :]:  # read again: another process may have been quicker
-            for statement in step.split(";"):
+            for statement in statements(step):
+                connection.execute(statement)
+        if connection.execute("SELECT 1 FROM calls").fetchone() is None:
+            for statement in DROP_INDEXES:
                 connection.execute(statement)
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={VERSION}")

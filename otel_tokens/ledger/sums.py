@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from otel_tokens.errors import LedgerError
 from otel_tokens.ledger.rows import EXACT
 from otel_tokens.values import COST_PARTS, TOKEN_FIELDS
 
@@ -77,20 +78,29 @@ Key = tuple[Any, ...]
 
 def select(
     connection: sqlite3.Connection, by: Sequence[str], where: str = "1", parameters: Sequence[Any] = ()
-) -> Iterator[tuple[Key, Sums]]:
+) -> list[tuple[Key, Sums]]:
     """The sums of the rows for which `where` holds, grouped by the SQL expressions `by`.
 
-    `parameters` fill the placeholders of `by`, then of `where`. Raises sqlite3.Error.
+    `parameters` fill the placeholders of `by`, then of `where`. Raises sqlite3.Error, and LedgerError for an amount
+    that is none. No function of Python runs inside SQLite, which would lose what a signal handler raises there.
     """
-    connection.create_aggregate("exact_money", 1, _Money)  # pyright: ignore[reportArgumentType]  # sums may be text
     try:
-        yield from _select(connection, by, where, parameters, "sum")
+        return _select(connection, by, where, parameters, "sum({0}), 0")
     except sqlite3.OperationalError as error:
         # Only numbers that no provider means get here, and even they must add up.
         if "integer overflow" not in str(error):
             raise
-        connection.create_aggregate("exact_sum", 1, _Integers)  # pyright: ignore[reportArgumentType]
-        yield from _select(connection, by, where, parameters, "exact_sum")
+        return _select(connection, by, where, parameters, f"sum({{0}} & {_LOW}), sum({{0}} >> {_BITS})")
+
+
+_BITS = 32
+_LOW = (1 << _BITS) - 1
+_PLACES = 12
+# An amount "0.…" of at most 14 characters has at most 12 decimal places, and its floating-point product with 10^12 is
+# so close to an integer that it is exact once rounded. Other amounts are added up by Python.
+_SHORT = "{0} GLOB '0.*' AND length({0}) <= 14"
+_UNITS = f"CASE WHEN {_SHORT} THEN CAST({{0}} * 1e12 + 0.5 AS INTEGER) END"
+_OTHERS = f"group_concat(CASE WHEN {{0}} = '0' OR {_SHORT} THEN NULL ELSE {{0}} END, ' ')"
 
 
 def _select(
@@ -99,48 +109,42 @@ def _select(
     columns = [
         *by,
         *(f"sum({condition})" for condition in COUNTS.values()),
-        *(f"{add}({name})" for name in TOKENS),
-        *(f"exact_money(cost_{name})" for name in MONEY),
+        *(add.format(name) for name in TOKENS),
+        *(f"{add.format(_UNITS.format(f'cost_{name}'))}, {_OTHERS.format(f'cost_{name}')}" for name in MONEY),
     ]
     group = f"GROUP BY {', '.join(str(at + 1) for at in range(len(by)))}" if by else ""
     sql = f"SELECT {', '.join(columns)} FROM calls WHERE {where} {group}"  # noqa: S608  # no text of a user's in it
-    rows = connection.execute(sql, parameters).fetchall()
-    return [(row[: len(by)], _sums(row[len(by) :])) for row in rows]
+    return [(row[: len(by)], _sums(row[len(by) :])) for row in connection.execute(sql, parameters).fetchall()]
 
 
 def _sums(values: tuple[Any, ...]) -> Sums:
-    tokens_at, money_at = len(COUNTS), len(COUNTS) + len(TOKENS)
+    tokens_at, money_at = len(COUNTS), len(COUNTS) + 2 * len(TOKENS)
+    counts, tokens, money = values[:tokens_at], values[tokens_at:money_at], values[money_at:]
     return Sums(
-        dict(zip(COUNTS, (count or 0 for count in values[:tokens_at]), strict=True)),
-        dict(zip(TOKENS, (int(count or 0) for count in values[tokens_at:money_at]), strict=True)),
-        dict(zip(MONEY, (Decimal(amount or 0) for amount in values[money_at:]), strict=True)),
+        dict(zip(COUNTS, (count or 0 for count in counts), strict=True)),
+        dict(zip(TOKENS, map(_whole, tokens[::2], tokens[1::2]), strict=True)),
+        dict(zip(MONEY, map(_amount, money[::3], money[1::3], money[2::3]), strict=True)),
     )
 
 
-class _Money:
-    """SQL aggregate: the exact sum of amounts held as text; unknown ones (NULL) are left out."""
-
-    def __init__(self) -> None:
-        self._total = ZERO
-
-    def step(self, amount: str | None) -> None:
-        if amount is not None and amount != "0":
-            self._total = EXACT.add(self._total, Decimal(amount))
-
-    def finalize(self) -> str:
-        if not self._total.is_finite():
-            raise ValueError("not an amount")  # some row holds a NaN or an infinity, which we never write
-        return str(self._total)
+def _whole(low: int | None, high: int | None) -> int:
+    return int(low or 0) + (int(high or 0) << _BITS)
 
 
-class _Integers:
-    """SQL aggregate: the sum of integers of any size."""
+def _amount(low: int | None, high: int | None, others: str | None) -> Decimal:
+    total = amount(_whole(low, high), _PLACES)
+    try:
+        for text in (others or "").split():
+            total = EXACT.add(total, Decimal(text))
+    except ArithmeticError:
+        total = Decimal("NaN")
+    if not total.is_finite():
+        raise LedgerError("an amount in it cannot be read; `otel-tokens doctor` says which")
+    return total
 
-    def __init__(self) -> None:
-        self._total = 0
 
-    def step(self, count: int | None) -> None:
-        self._total += count or 0
-
-    def finalize(self) -> str:
-        return str(self._total)
+def amount(units: int, places: int) -> Decimal:
+    """So many units of 10^-`places`, without needless zeros."""
+    exact = EXACT.scaleb(Decimal(units), -places)
+    short = EXACT.normalize(exact)
+    return EXACT.quantize(short, Decimal(1)) if short == EXACT.to_integral_value(short) else short

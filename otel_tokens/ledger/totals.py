@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import threading
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from otel_tokens.ledger import sums
+from otel_tokens.ledger import plan, sums
+from otel_tokens.ledger.catch_up import bring_up_to_date
+from otel_tokens.ledger.plan import Query
 from otel_tokens.ledger.schema import reading, resolve
 from otel_tokens.ledger.sums import Sums
+
+_AT_LEAST = 1000  # rows that the summary lacks: reading so many at each scrape takes longer than adding them to it
 
 
 class TotalsKey(NamedTuple):
@@ -44,36 +46,22 @@ def fold(connection: sqlite3.Connection, seqs: list[int]) -> None:
         connection.execute(
             "INSERT INTO totals VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET sums = excluded.sums", (name, total.pack())
         )
-    connection.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'pruned_through'", (max(seqs),))
 
 
 class LedgerTotals:
-    """The totals of one ledger, kept up to date by reading only what is new. Thread-safe.
-
-    They don't go down while the file is the same one; a new file at the path starts anew, as a counter does.
-    """
+    """The totals of one ledger. They don't go down while the file is the same one."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = resolve(path)
-        self._lock = threading.Lock()
-        self._ledger: str | None = None
-        self._seen = 0
-        self._totals: dict[TotalsKey, Sums] = {}
 
     def refresh(self) -> Mapping[TotalsKey, Sums]:
         """The totals as of now. Raises LedgerError when there is no ledger to read."""
-        with self._lock, reading(self.path) as connection:
-            meta: dict[str, Any] = dict(connection.execute("SELECT key, value FROM meta"))
-            # Rows that came and went between two refreshes are only in the stored totals.
-            if meta["ledger"] != self._ledger or meta["pruned_through"] > self._seen:
-                self._ledger, self._seen = meta["ledger"], 0
-                stored = connection.execute("SELECT key, sums FROM totals")
-                self._totals = {TotalsKey(*json.loads(key)): Sums.unpack(total) for key, total in stored}
-            newest: int = connection.execute("SELECT coalesce(max(seq), 0) FROM calls").fetchone()[0]
-            new = sums.select(connection, TotalsKey._fields, "seq > ?", [self._seen]) if newest > self._seen else ()
-            for values, added in new:
-                key = TotalsKey(*values)
-                before = self._totals.get(key)
-                self._totals[key] = added if before is None else before + added
-            self._seen = newest
-            return MappingProxyType(dict(self._totals))
+        bring_up_to_date(self.path, at_least=_AT_LEAST)
+        with reading(self.path) as connection:
+            pruned = connection.execute("SELECT key, sums FROM totals")
+            found = {TotalsKey(*json.loads(key)): Sums.unpack(total) for key, total in pruned}
+            for values, added in plan.aggregate(connection, Query(TotalsKey._fields)):
+                key = TotalsKey(*values[:-1])
+                before = found.get(key)
+                found[key] = added if before is None else before + added
+        return found

@@ -10,7 +10,8 @@ from functools import reduce
 from typing import Any
 
 from otel_tokens.errors import ConfigError
-from otel_tokens.ledger.query import Where, open_ledger
+from otel_tokens.ledger.dimensions import Where
+from otel_tokens.ledger.query import open_ledger
 from otel_tokens.ledger.rows import EXACT
 from otel_tokens.ledger.sums import ZERO, Sums
 from otel_tokens.reports import text

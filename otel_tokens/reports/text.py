@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
-from otel_tokens.ledger.query import DIMENSIONS
+from otel_tokens.ledger.dimensions import DIMENSIONS
 from otel_tokens.reports.data import ReportData, Row
 
 SCHEMA = 1

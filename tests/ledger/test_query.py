@@ -181,11 +181,3 @@ def test_a_row_that_somebody_damaged_is_named(path: str, open_ledger, make_recor
         with pytest.raises(LedgerError, match="an amount in it cannot be read") as caught:
             query.aggregate(path)
         assert caught.value.path == path
-
-
-@pytest.mark.parametrize("tag", ["session", "task"])
-def test_the_calls_of_one_task_are_found_by_an_index(day_of_calls: str, tag: str) -> None:
-    condition, parameters = query._condition(None, None, {tag: "x"})
-    with query.open_ledger(day_of_calls) as reader:
-        plan = reader.connection.execute(f"EXPLAIN QUERY PLAN SELECT * FROM calls WHERE {condition}", parameters)
-        assert f"USING INDEX calls_{tag}" in plan.fetchone()[3]

@@ -124,7 +124,7 @@ def test_old_rows_go_and_stay_in_the_totals(
         ledger.write(make_record(f"c{number}", started=time.time() - (10 - number // 10) * DAY, cost="0.1"))
     ledger.close()
     ledger = open_ledger(path, max_age_days=7.5)
-    ledger._pruner.join()
+    ledger._upkeep.join()
     assert [record.id for record in query.rows(path)] == [f"c{n}" for n in range(30, 60)]
     assert overall(totals(path)).calls == 60
     assert overall(totals(path)).cost["total"] == Decimal(6)
@@ -147,7 +147,7 @@ def test_a_file_is_kept_below_a_size(path: str, open_ledger, make_record) -> Non
         ledger.write(make_record(f"c{number}"))
     ledger.close()
     ledger = open_ledger(path, max_bytes=limit)
-    ledger._pruner.join()
+    ledger._upkeep.join()
     ledger.close()
     assert os.path.getsize(path) <= limit  # the space was given back, too
     left = [record.id for record in query.rows(path)]
@@ -161,7 +161,7 @@ def test_writing_prunes_every_now_and_then(path: str, open_ledger, make_record) 
     ledger = open_ledger(path, max_age_days=1)
     for number in range(1000):
         ledger.write(make_record(f"c{number}", started=0.0))
-    ledger._pruner.join()
+    ledger._upkeep.join()
     assert len(list(query.rows(path))) <= 200
     assert overall(totals(path)).calls == 1000
 
@@ -181,5 +181,5 @@ def test_no_retention_keeps_everything(path: str, open_ledger, make_record) -> N
     ledger = open_ledger(path)
     ledger.write(make_record("ancient", started=0.0))
     ledger.close()
-    assert open_ledger(path)._pruner is None
+    open_ledger(path).close()
     assert len(list(query.rows(path))) == 1

@@ -24,6 +24,11 @@ def bulk(value: str | int) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
+def command(*words: str | int) -> bytes:
+    """A command in wire format."""
+    return b"*%d\r\n" % len(words) + b"".join(map(bulk, words))
+
+
 class Script:
     """A Lua script: the operation's short way if it has one, `account.lua`, `rules.lua`, its text."""
 

@@ -22,6 +22,7 @@ Work = Callable[[sqlite3.Connection], T]
 
 VERSION = 1
 _LOOK = 1.0  # seconds between two looks whether the file is still there
+_FORBEARANCE = 60  # times the timeout, that an operation waits at most while others are served
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 _SCHEMA = (
@@ -48,11 +49,23 @@ _SCHEMA = (
 
 
 class _BusyError(Exception):
-    """Another thread or process is at it. Nothing has happened."""
+    """Another process is writing. Nothing has happened. `version` changes with what others write (None: unknown)."""
+
+    def __init__(self, version: int | None) -> None:
+        super().__init__()
+        self.version = version
+
+
+class _InUseError(Exception):
+    """Another thread of this process is using the connection. Nothing has happened."""
 
 
 class File:
-    """Transactions on the file at `path`, each waiting at most `timeout` seconds for others; else StoreError.
+    """Transactions on the file at `path`.
+
+    Raises StoreError when other processes keep the file locked for `timeout` seconds without writing anything. Waiting
+    for other threads of this process has no limit: they do the same. Time is counted by the pauses that were asked for,
+    since a pause that ends late means only that this process had to wait for the processor.
 
     One connection per process, guarded by a lock, closed around a fork: SQLite's own bookkeeping of file locks
     would be wrong in a child that inherited it.
@@ -67,48 +80,54 @@ class File:
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._identity = (0, 0)
         self._look_at = 0.0
+        self.lost_at: int | None = None
         at_fork(self)
 
-    def run(self, work: Work[T], wait: float | None = None) -> T:
-        """Do `work` in one write transaction, waiting at most `wait` seconds (default: the timeout) for others.
+    def run(self, work: Work[T]) -> T:
+        """Do `work` in one write transaction.
 
         Threads take turns: only the one whose turn it is competes with other processes. If all did, they would
         keep each other from the file, and some would never get it.
         """
-        wait = self._timeout if wait is None else wait
-        deadline = time.monotonic() + wait
-        pauses = _Pauses()
         if self._kind is not threading.Lock:
             self._new_lock()  # gevent has turned threads into greenlets since: they take turns by locks of their own
-        lock = self._lock  # a fork gives the child another
-        if not lock.acquire(timeout=wait):
-            raise self._late(wait)
-        try:
+        patience = _Patience(self, self._timeout)
+        with self._lock:  # a fork gives the child another
             while True:
                 try:
                     return self._transact(work)
-                except _BusyError:
-                    if time.monotonic() >= deadline:
-                        raise self._late(wait) from None
-                time.sleep(next(pauses))
-        finally:
-            lock.release()
+                except _BusyError as busy:
+                    pause = patience.pause(busy)
+                time.sleep(pause)
+
+    def run_at_once(self, work: Work[T], wait: float) -> T:
+        """`run` that waits at most about `wait` seconds, for whatever reason."""
+        patience = _Patience(self, wait, forbearing=False)
+        while True:
+            try:
+                return self._attempt(work)
+            except _InUseError:
+                pause = patience.pause(_BusyError(None))
+            except _BusyError as busy:
+                pause = patience.pause(busy)
+            time.sleep(pause)
 
     async def arun(self, work: Work[T]) -> T:
         """`run` without blocking the event loop while others are at it. The tasks of a loop take turns as well."""
         turn = self._turn()
         if not turn.locked():
-            with suppress(_BusyError):
+            with suppress(_BusyError, _InUseError):
                 return self._attempt(work)
-        pauses = _Pauses()
-        try:
-            async with asyncio.timeout(self._timeout), turn:
-                while True:
-                    with suppress(_BusyError):
-                        return self._attempt(work)
-                    await asyncio.sleep(next(pauses))
-        except TimeoutError:
-            raise self._late(self._timeout) from None
+        patience = _Patience(self, self._timeout)
+        async with turn:
+            while True:
+                try:
+                    return self._attempt(work)
+                except _InUseError:
+                    pause = patience.turn()
+                except _BusyError as busy:
+                    pause = patience.pause(busy)
+                await asyncio.sleep(pause)
 
     def _turn(self) -> asyncio.Lock:
         """Whose turn it is among the tasks of the running loop."""
@@ -143,17 +162,17 @@ class File:
     def _new_lock(self) -> None:
         self._lock, self._kind = threading.Lock(), threading.Lock
 
-    def _late(self, wait: float) -> StoreError:
-        return StoreError(f"{self.path}: locked by others for more than {wait:g} s")
-
     def _attempt(self, work: Work[T]) -> T:
-        lock = self._lock
-        if not lock.acquire(blocking=False):
-            raise _BusyError
+        lock, taken = self._lock, list[bool]()
         try:
+            # In one step: if a signal handler raises right after it, `taken` knows that the lock has to be released.
+            taken.extend(map(lock.acquire, (False,)))
+            if not taken[0]:
+                raise _InUseError
             return self._transact(work)
         finally:
-            lock.release()
+            if taken and taken[0]:
+                lock.release()
 
     def _transact(self, work: Work[T]) -> T:
         """One try, with the lock held."""
@@ -166,12 +185,22 @@ class File:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
-            return result
         except (sqlite3.Error, OSError) as error:
             if _is_busy(error):
-                raise _BusyError from None
+                raise _BusyError(self._version()) from None
             self._disconnect()
             raise StoreError(f"{self.path}: {error}") from error
+        self.lost_at = None
+        return result
+
+    def _version(self) -> int | None:
+        """A number that changes with each transaction of other processes; None if it cannot be read."""
+        if self._connection is None:
+            return None
+        try:
+            return self._connection.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            return None
 
     def _begin(self) -> sqlite3.Connection:
         connection = self._connection
@@ -217,15 +246,42 @@ class File:
         return connection
 
 
-class _Pauses:
-    """How long to wait before each next try: a fraction of a millisecond first, then some; never in step."""
+class _Patience:
+    """How long one operation goes on waiting for other processes.
 
-    def __init__(self) -> None:
+    `forbearing`: as long as others write, they are being served and our turn comes; but not for ever.
+    """
+
+    def __init__(self, file: File, timeout: float, *, forbearing: bool = True) -> None:
+        self._file = file
+        self._timeout = self._left = timeout
+        self._in_all = timeout * (_FORBEARANCE if forbearing else 1)
+        self._version: int | None = None
         self._longest = 0.0004
 
-    def __next__(self) -> float:
+    def turn(self) -> float:
+        """Seconds until the next look whether this process is free: some, never in step with others."""
         self._longest = min(0.002, self._longest * 1.5)
         return self._longest * random.uniform(0.3, 1.0)  # noqa: S311 (not for secrets)
+
+    def pause(self, busy: _BusyError) -> float:
+        """Seconds until the next try. Raises StoreError when there should be none."""
+        file, pause = self._file, self.turn()
+        if busy.version != self._version:
+            self._version, self._left = busy.version, self._timeout
+            if busy.version == file.lost_at:
+                self._left /= 10  # another operation has waited in vain, and nothing has been written since
+        self._left -= pause
+        self._in_all -= pause
+        if self._left <= 0:
+            file.lost_at = busy.version
+            raise self._late()
+        if self._in_all <= 0:
+            raise self._late()
+        return pause
+
+    def _late(self) -> StoreError:
+        return StoreError(f"{self._file.path}: locked by others for more than {self._timeout:g} s")
 
 
 def _is_busy(error: Exception) -> bool:
