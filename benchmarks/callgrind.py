@@ -43,7 +43,7 @@ def instructions(cases: str) -> dict[str, float]:
             check=False,
         )
     if done.returncode:
-        raise RuntimeError(done.stderr)
+        raise RuntimeError("\n".join(line for line in done.stderr.splitlines() if not line.startswith("==")))
     counted = {pid: int(count) for pid, count in re.findall(r"==(\d+)== Collected : (\d+)", done.stderr)}
     took: dict[str, list[int]] = {}
     for line in done.stdout.splitlines():

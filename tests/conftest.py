@@ -8,8 +8,14 @@ import gc
 import importlib
 import inspect
 import logging
+import multiprocessing
+import os
 import random
+import shutil
+import signal
 import socket
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +43,38 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("unhurried")
 
+# The tests start hundreds of processes. Without files of bytecode each would compile the SDKs anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# A client of an SDK reads all certificates of the machine when it is made: 20 ms of CPU. Nothing here leaves the
+# machine, so this process and its children look for certificates in a folder that has none.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+
+
+def use_memory_for_files(place: str = "/dev/shm", wanted: int = 2 << 30) -> None:
+    """Put temporary files into memory where there is room: most tests make a SQLite file and would wait for a disk."""
+    with contextlib.suppress(OSError):
+        if "TMPDIR" not in os.environ and shutil.disk_usage(place).free >= wanted and os.access(place, os.W_OK):
+            os.environ["TMPDIR"] = tempfile.tempdir = place
+
+
+def ignore_no_signal() -> None:
+    """Give children the usual signals, also when the run was started with some ignored or blocked (`nohup`, CI).
+
+    A child inherits an ignored signal and a blocked one, but not a handler. So what this process ignores it goes on
+    ignoring, by a handler that does nothing.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these two Python itself ignores
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+use_memory_for_files()
+ignore_no_signal()
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -48,11 +86,26 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
-    """What the imports have made stays: the collector, which many tests run, need not look at it each time."""
+_modules_seen = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What imports have made stays: the garbage collector, which many tests run, need not look at it each time.
+
+    The SDKs import most of themselves late, so this is done again when many modules have come.
+    """
+    global _modules_seen
+    if len(sys.modules) > _modules_seen + 100:
+        _modules_seen = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """What became garbage while frozen is collected now: at the interpreter's end it would go in no order."""
+    gc.unfreeze()
     gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +116,15 @@ def logging_as_it_was() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def no_child_stays() -> Iterator[None]:
+    """End the children of `multiprocessing` that a failed test left: the interpreter would wait for them."""
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
 
 
 @pytest.fixture(scope="session")
@@ -211,7 +273,7 @@ class Sdk:
         package, _, name = cls.partition(".")
         module = importlib.import_module(package)
         make = getattr(module, name if self.kind == "sync" else f"Async{name}")
-        return self.opened(make(**{"max_retries": 0, "timeout": 60, **options}))
+        return self.opened(make(**{"max_retries": 0, "timeout": 300, **options}))
 
     def openai(self, url: str, **options: Any) -> contextlib.AbstractAsyncContextManager[Any]:
         """`openai.OpenAI` at a server's url, under /v1."""
@@ -251,13 +313,21 @@ def sdk(request: pytest.FixtureRequest) -> Sdk:
     return Sdk(request.param)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Any:
-    """In CI a skipped test is a failure: what a test needs is installed there (`.ci/run`)."""
-    from os import environ
-
-    report = yield
-    if report.skipped and environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+def no_skip_in_ci(report: Any) -> Any:
+    """In CI a skipped test, or module, is a failure: what a test needs is installed there (`.ci/run`)."""
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """See `no_skip_in_ci`."""
+    return no_skip_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Any:
+    """See `no_skip_in_ci`."""
+    return no_skip_in_ci((yield))

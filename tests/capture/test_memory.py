@@ -71,7 +71,7 @@ def settle() -> tuple[int, int]:
 
 
 def check_flat(work: Callable[[int], None], count: int, parts: int = 4) -> None:
-    """Do `work` `parts` times; after the first time nothing grows by more than noise."""
+    """Do `work` once to warm up and `parts` times more: what grows is noise (at most 160 blocks, 60 objects)."""
     work(count)
     found = []
     for _ in range(parts):
@@ -79,8 +79,8 @@ def check_flat(work: Callable[[int], None], count: int, parts: int = 4) -> None:
         found.append(settle())
     (blocks, objects), (blocks_after, objects_after) = found[0], found[-1]
     calls = count * (parts - 1)
-    assert blocks_after - blocks < max(0.02 * calls, 600), found
-    assert objects_after - objects < max(0.01 * calls, 300), found
+    assert blocks_after - blocks < 300, (calls, found)
+    assert objects_after - objects < 100, (calls, found)
 
 
 @pytest.fixture
@@ -103,12 +103,12 @@ def test_thousands_of_calls(metered: Any, transport: Any) -> None:
                 with otel_tokens.tags(session=f"s{number}", task="t"):
                     post(**CHAT)
 
-        check_flat(work, 2500)
-    assert metered.total(c.CALLS.name) == 12_500
-    assert metered.total(c.TOKENS_INPUT.name) == 12_500 * 1000
+        check_flat(work, 1000)
+    assert metered.total(c.CALLS.name) == 5000
+    assert metered.total(c.TOKENS_INPUT.name) == 5000 * 1000
 
 
-def test_two_thousand_streams_with_every_end(metered: Any, transport: Any) -> None:
+def test_hundreds_of_streams_with_every_end(metered: Any, transport: Any) -> None:
     with (
         openai.OpenAI(api_key="k", http_client=transport(openai)) as client,
         anthropic.Anthropic(api_key="k", http_client=transport(anthropic)) as other,
@@ -152,8 +152,8 @@ def test_two_thousand_streams_with_every_end(metered: Any, transport: Any) -> No
                 if number % 50 == 0:
                     gc.collect()  # the SDK's abandoned streams are cycles
 
-        check_flat(work, 400)
-    assert metered.total(c.CALLS.name) == 2000
+        check_flat(work, 160)
+    assert metered.total(c.CALLS.name) == 800
 
 
 def test_many_clients_models_and_hosts(metered: Any, transport: Any) -> None:
@@ -164,7 +164,7 @@ def test_many_clients_models_and_hosts(metered: Any, transport: Any) -> None:
             with openai.OpenAI(api_key="k", base_url=url, http_client=http_client) as client:
                 client.chat.completions.create(**{**CHAT, "model": f"model-{number % 20}"})
 
-    check_flat(work, 200)
+    check_flat(work, 100)
 
 
 def test_traced_memory(metered: Any, transport: Any) -> None:
@@ -179,15 +179,15 @@ def test_traced_memory(metered: Any, transport: Any) -> None:
         work(100)
         tracemalloc.start()
         try:
-            work(200)
+            work(100)
             settle()
             before, _ = tracemalloc.get_traced_memory()
-            work(400)
+            work(200)
             settle()
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert after - before < 40_000
+    assert after - before < 20_000
 
 
 def test_nothing_is_recorded_inside_the_collector(metered: Any, transport: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import signal
@@ -28,7 +29,7 @@ from otel_tokens.values import Record, Usage
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-WAIT = 60.0  # seconds after which a process that should have ended is a failure
+WAIT = 300.0  # seconds: only a hang takes as long
 CLI = [sys.executable, "-m", "otel_tokens.cli"]
 INPUT, OUTPUT = 1000, 50  # tokens of every call
 
@@ -193,7 +194,7 @@ class Workshop:
             "OTEL_TOKENS_CONFIG": str(folder / "otel-tokens.yaml"),
             "OTEL_TOKENS_LEDGER": str(self.ledger),
             "OTEL_TOKENS_STRICT": "1",
-            "OTEL_TOKENS_FLUSH_TIMEOUT": "30",  # the machine may be busy
+            "OTEL_TOKENS_FLUSH_TIMEOUT": "120",  # the machine may be busy
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_TRACES_EXPORTER": "otlp",
@@ -203,7 +204,6 @@ class Workshop:
             "HOME": str(folder),
             "XDG_STATE_HOME": str(folder / "state"),
             "NO_PROXY": "127.0.0.1",
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
         self.said = ""  # on standard error, by the last program: the reason, when something is missing
         self._running: list[subprocess.Popen[str]] = []
@@ -214,10 +214,11 @@ class Workshop:
         return name
 
     def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
-        """A process in the folder, with pipes."""
+        """A process in the folder, with pipes. It leads a session, so that its children end with it."""
         env = self.env | options.pop("env", {})
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        process = subprocess.Popen(command, cwd=self.folder, env=env, text=True, **{**pipes, **options})
+        given = {"start_new_session": True, **pipes, **options}
+        process = subprocess.Popen(command, cwd=self.folder, env=env, text=True, **given)
         self._running.append(process)
         return process
 
@@ -272,11 +273,10 @@ class Workshop:
             time.sleep(0.02)
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """Leave no process behind, nor a child of one: a pool's workers outlive a parent that is killed."""
         for process in self._running:
-            if process.poll() is None:
-                with_group = os.getpgid(process.pid) != os.getpgid(0)
-                (os.killpg if with_group else os.kill)(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=WAIT)
 
 

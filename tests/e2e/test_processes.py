@@ -1,4 +1,4 @@
-"""Forks, pools and children: over all processes OTLP and the ledger each add up to the truth, and nothing twice."""
+"""Forks, pools and children: summed over all processes, OTLP and the ledger have each call exactly once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,32 @@ import pytest
 
 from otel_tokens import conventions as c
 
+WAIT = 300.0  # seconds: only a hang takes as long
 CLI = [sys.executable, "-m", "otel_tokens.cli", "run", "--quiet"]
 STARTS = ("run", "opentelemetry-instrument", "instrument()")
 
 
+def pairs(**starts: str) -> Any:
+    """Parameters `launch` and `method`: each way to start a program with one way to start its children.
+
+    The three tests that use this have all nine pairs between them: what a child inherits depends on the pair, not on
+    what the child then does.
+    """
+    found = [(STARTS[("run", "distro", "call").index(name)], method) for name, method in starts.items()]
+    return pytest.mark.parametrize(("launch", "method"), found, indirect=["launch"])
+
+
+def starts(*names: str) -> Any:
+    """Parameter `launch`: two of the ways, the one with OpenTelemetry's own set-up among them.
+
+    What is under test happens inside the program: it depends on who set the exporters up, not on who started it.
+    """
+    return pytest.mark.parametrize("launch", names, indirect=True)
+
+
 @pytest.fixture(params=STARTS)
 def launch(request: pytest.FixtureRequest, workshop: Any) -> Any:
-    """Runs a program metered in each of the three ways."""
+    """Runs a program that is metered in one of the three ways."""
     if request.param == "run":
         return lambda code: workshop.run(*CLI, sys.executable, workshop.program(code))
     if request.param == "opentelemetry-instrument":
@@ -32,8 +51,9 @@ def _dedent(code: str) -> str:
     return textwrap.dedent(code)
 
 
+@starts("opentelemetry-instrument", "instrument()")
 def test_fork(workshop: Any, launch: Any) -> None:
-    """Children that end as Python programs do; a call before and one after, in the parent."""
+    """Children that end as Python programs do. The parent makes calls before, between and after."""
     launch("""
     chat(2)
     children = []
@@ -52,6 +72,7 @@ def test_fork(workshop: Any, launch: Any) -> None:
     assert sorted(workshop.collector.by_process(c.CALLS.name).values()) == [1, 2, 3, 4]
 
 
+@starts("opentelemetry-instrument", "run")
 def test_children_that_leave_at_once(workshop: Any, launch: Any) -> None:
     """RQ forks a child for each job, Celery one for each worker; both end by os._exit."""
     launch("""
@@ -70,15 +91,15 @@ def test_children_that_leave_at_once(workshop: Any, launch: Any) -> None:
 
 
 def test_the_flush_at_an_end_that_passes_atexit_by_takes_as_long_as_it_may(workshop: Any) -> None:
-    workshop.collector.delay = 3.0
+    workshop.collector.delay = 2.5  # more than the two seconds that an end may take without OTEL_TOKENS_FLUSH_TIMEOUT
     code = "\nimport otel_tokens\notel_tokens.instrument()\nchat(1)\nos._exit(0)\n"
     workshop.run(sys.executable, workshop.program(code))
     workshop.check(1)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pairs(run="spawn", distro="forkserver", call="fork")
 def test_pools(workshop: Any, launch: Any, method: str) -> None:
-    """multiprocessing's children leave by os._exit (fork) or come from nothing (spawn)."""
+    """Children of `multiprocessing` leave by os._exit (fork) or start as new interpreters (spawn, forkserver)."""
     launch(f"""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -124,8 +145,9 @@ def test_greenlets(workshop: Any, store: str) -> None:
     workshop.check_ledger(16)
 
 
+@starts("opentelemetry-instrument", "instrument()")
 def test_a_child_in_the_middle_of_the_parents_calls(workshop: Any, launch: Any) -> None:
-    """What is under way while the process forks (streams, threads, background work) is the parent's, once."""
+    """What runs while the process forks (streams, threads, background work) is recorded once, by the parent."""
     launch("""
     import threading
     chat(1)  # pydantic builds its models under a lock, in the middle of which no other thread may fork
@@ -162,9 +184,9 @@ def test_a_child_in_the_middle_of_the_parents_calls(workshop: Any, launch: Any) 
     workshop.check(1 + 1 + 12 + 3)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pairs(run="fork", distro="spawn", call="forkserver")
 def test_a_pool_that_is_terminated(workshop: Any, launch: Any, method: str) -> None:
-    """`with Pool()` ends its workers by SIGTERM, or they get a last word: they hand over first."""
+    """`with Pool()` ends its workers by SIGTERM: each exports what it has before it ends."""
     launch(f"""
     import multiprocessing
     if __name__ == "__main__":
@@ -174,7 +196,7 @@ def test_a_pool_that_is_terminated(workshop: Any, launch: Any, method: str) -> N
     workshop.check(4)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pairs(run="forkserver", distro="fork", call="spawn")
 def test_children_that_are_the_first_to_import_an_sdk(workshop: Any, launch: Any, method: str) -> None:
     launch(f"""
     import multiprocessing
@@ -188,7 +210,7 @@ def test_children_that_are_the_first_to_import_an_sdk(workshop: Any, launch: Any
 
 
 def test_a_program_with_providers_of_its_own(workshop: Any) -> None:
-    """They flush themselves at the end of the parent; a forked child leaves without that."""
+    """They flush at the end of the parent. A forked child ends without that."""
     workshop.run(
         sys.executable,
         workshop.program("""
@@ -217,7 +239,7 @@ def test_a_program_with_providers_of_its_own(workshop: Any) -> None:
 
 
 @pytest.mark.parametrize("preload", [False, True], ids=["each worker", "preload"])
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", STARTS[1:])  # servers under `otel-tokens run` are in tests/cli/test_servers.py
 def test_gunicorn(workshop: Any, free_port: int, request: pytest.FixtureRequest, start: str, preload: bool) -> None:
     code = """
     import openai
@@ -238,9 +260,9 @@ def test_gunicorn(workshop: Any, free_port: int, request: pytest.FixtureRequest,
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", STARTS[1:])
 def test_uvicorn(workshop: Any, free_port: int, request: pytest.FixtureRequest, start: str, workers: int) -> None:
-    """uvicorn's processes end by the signal itself, so nothing of `atexit` runs in them."""
+    """uvicorn's processes end by the signal itself: `atexit` does not run in them."""
     code = """
     import openai
     shared = openai.AsyncOpenAI(base_url=os.environ["MODEL_URL"] + "/v1", api_key="k", max_retries=0)
@@ -266,7 +288,7 @@ def server_command(workshop: Any, request: pytest.FixtureRequest, start: str, co
     workshop.program(code)
     if start == "opentelemetry-instrument":
         return request.getfixturevalue("otel_instrument")
-    return CLI if start == "run" else []
+    return []
 
 
 def serve(workshop: Any, process: Any, port: int, requests: int) -> None:
@@ -287,9 +309,9 @@ def serve(workshop: Any, process: Any, port: int, requests: int) -> None:
     workshop.wait_until(up, "the server does not come up")
     pids = set()
     for _ in range(requests):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=WAIT) as response:
             pids.add(response.read())
     assert 1 <= len(pids) <= 2
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=WAIT)
     assert "Traceback" not in err, err

@@ -11,6 +11,8 @@ import pytest
 
 from otel_tokens import conventions as c
 
+WAIT = 300.0  # seconds: only a hang takes as long
+
 APP = """
 import asyncio
 
@@ -80,7 +82,7 @@ def test_our_prometheus_endpoint(workshop: Any, free_port: int, otel_instrument:
     process = workshop.start(*otel_instrument, sys.executable, workshop.program(code), env=env)
 
     def scrape() -> dict[str, float]:
-        with urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=60) as response:
+        with urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=WAIT) as response:
             lines = response.read().decode().splitlines()
         return {
             line.partition("{")[0]: float(line.rpartition(" ")[2])
@@ -94,7 +96,7 @@ def test_our_prometheus_endpoint(workshop: Any, free_port: int, otel_instrument:
     process.stdin.flush()
     assert process.stdout.readline() == "ready\n"
     third = scrape()
-    process.communicate("end\n", timeout=60)
+    process.communicate("end\n", timeout=WAIT)
     assert process.returncode == 0
     tokens = next(name for name in first if "input_tokens" in name)
     cost = next(name for name in first if "cost" in name)
@@ -184,6 +186,6 @@ def test_an_sdk_that_is_never_imported_costs_nothing() -> None:
               or "genai_prices" in sys.modules else "not loading")
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, timeout=WAIT
     )
     assert done.stdout.splitlines() == ["[] 1", "loading"]

@@ -49,3 +49,26 @@ def test_a_listing_is_not_confused_by_a_lease_that_ends_meanwhile(monkeypatch: p
     monkeypatch.setattr(memory, "running", watched)
     (row,) = store.rows()
     assert (row.used, row.reserved) == (7, 0)
+
+
+def test_what_a_forgotten_account_was_found_by_is_not_used_again() -> None:
+    """The accounts of a plan are found once; one that was dropped since is looked up, and made, anew."""
+    now = [1_000_000]
+    store = MemoryStore(lambda: now[0])
+    slots = (Slot("b|t|a", "b", "tokens", "a", 100, keep_ms=1000),)
+    for key in ("first", "second"):  # the second finds the account by its group
+        store.admit(key, slots, (0,), 10 * TTL)
+    now[0] += 2000
+    for n in range(3):
+        store.admit(f"other {n}", (Slot(f"b|t|{n}", "b", "tokens", str(n), 100, keep_ms=1000),), (1,), TTL)
+    assert [row.scope for row in store.rows()] == ["0", "1", "2"]
+    store.settle("second", slots, (7,))
+    assert store.admit("third", slots, (10,), TTL).balances == [(7, 10, 100)]
+    assert [row.scope for row in store.rows()] == ["0", "1", "2", "a"]
+
+
+def test_a_refusal_half_way_leaves_nothing_reserved() -> None:
+    store = MemoryStore()
+    slots = (Slot("a|t|", "a", "tokens", "", 100), Slot("b|t|", "b", "tokens", "", 10))
+    assert [store.admit(str(n), slots, (10, 5), TTL).granted for n in range(3)] == [True, True, False]
+    assert store.read(slots) == [(0, 20, 100), (0, 10, 10)]

@@ -255,7 +255,7 @@ def test_read_only() -> None:
 
         process = multiprocessing.get_context("fork").Process(target=child)
         process.start()
-        process.join(60)
+        process.join(300)
         Path(folder).chmod(0o700)
         assert process.exitcode == 0
 
@@ -289,7 +289,7 @@ store.close()
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env={**os.environ, "PYTHONPATH": root},
     )
@@ -408,3 +408,24 @@ def test_changes_reach_every_page(path: Path, open_file) -> None:
     assert store.change("s", "add", unit="tokens", amount=7) == 1203
     assert {row.limit for row in store.rows(limit=5000)} == {107}
     assert store.change("s", "set", unit="tokens", amount=50) == 1204
+
+
+def test_a_lock_that_outlasts_one_wait_costs_the_next_ones_less(path: Path, open_file) -> None:
+    store = open_file(1)
+    store.read(S)
+    hog = sqlite3.connect(path, isolation_level=None)
+    hog.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        failures = list(pool.map(lambda n: failure(lambda: store.admit(f"k{n}", S, [1], TTL)), range(16)))
+    assert all("locked" in text for text in failures)
+    assert time.monotonic() - began < 10, "each has waited the whole timeout, one after the other"
+    hog.execute("ROLLBACK")
+    hog.close()
+    assert store.admit("k", S, [1], TTL).granted
+
+
+def failure(call: Callable[[], object]) -> str:
+    with pytest.raises(StoreError) as caught:
+        call()
+    return str(caught.value)

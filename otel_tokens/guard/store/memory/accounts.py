@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from otel_tokens.guard.store.account import Account, ReservedAmount
-from otel_tokens.guard.store.base import Balance, Change, Slot
+from otel_tokens.guard.store.base import NEVER, Balance, Change, Slot
+
+MAX_GROUPS = 8192
 
 
 class Accounts:
@@ -34,7 +37,7 @@ class Accounts:
         for _ in range(min(2, len(self._queue))):
             key = self._queue.popleft()
             if self.known[key].forgotten(now):
-                del self.known[key]
+                self.known.pop(key).plain = False  # a group may still have it
             else:
                 self._queue.append(key)
 
@@ -75,36 +78,53 @@ def running(
     ]
 
 
-class MemoryReservation:
-    """A reservation of the memory store: what it reserves on which accounts, and when their windows began then.
+@dataclass(slots=True)
+class Group:
+    """Slots that are admitted together, with their accounts, and when the window of each account began then."""
 
-    `began` is empty for the usual reservation, all of whose accounts were in the windows of their slots.
-    """
+    slots: Sequence[Slot]
+    accounts: Sequence[Account]
+    began: Sequence[int]
+    until: int = 0
 
-    __slots__ = ("amounts", "began", "expires", "slots")
 
-    def __init__(self, expires: int, slots: Sequence[Slot], amounts: Sequence[int], began: Sequence[int]) -> None:
-        self.expires = expires
-        self.slots = slots
-        self.amounts = amounts
-        self.began = began
+Held = tuple[int, Group, Sequence[int]]
+"""A reservation: when it expires (unix ms), the accounts, and what is reserved on each."""
 
-    def grow(self, more: MemoryReservation) -> None:
-        """Take more on the same key (a stream that asked for more)."""
-        self.expires = max(self.expires, more.expires)
-        mine, theirs = self.starts(), more.starts()
-        if more.slots is self.slots and theirs == mine:
-            self.amounts = [old + new for old, new in zip(self.amounts, more.amounts, strict=True)]
-            return
-        self.slots = (*self.slots, *more.slots)
-        self.amounts = [*self.amounts, *more.amounts]
-        self.began = [*mine, *theirs]
 
-    def starts(self) -> Sequence[int]:
-        """When the window of each account began at the admission."""
-        return self.began or [slot.start for slot in self.slots]
+class Groups:
+    """The groups of the slots that calls are admitted with again and again, so that accounts are not looked up."""
 
-    def parts(self) -> list[ReservedAmount]:
-        """What is reserved, account by account."""
-        rows = zip(self.amounts, self.slots, self.starts(), strict=True)
-        return [ReservedAmount(amount, slot.start, began, slot.key) for amount, slot, began in rows]
+    def __init__(self) -> None:
+        self.by_id: dict[int, Group] = {}
+        """By the id of the tuple of slots. The group holds the tuple, so no other object can have its id."""
+
+    def keep(self, group: Group) -> None:
+        """Keep a group whose accounts are plain. It may be used before the first of their windows ends."""
+        slots = group.slots
+        if not isinstance(slots, tuple):
+            return  # others may change it
+        for account, slot in zip(group.accounts, slots, strict=True):
+            if not account.plain or account.slot is not slot:
+                return
+        if len(self.by_id) >= MAX_GROUPS:
+            self.by_id.clear()
+        group.until = min((account.until for account in group.accounts), default=NEVER)
+        self.by_id[id(slots)] = group
+
+
+def parts_of(held: Held) -> list[ReservedAmount]:
+    """What is reserved, account by account."""
+    _, group, amounts = held
+    rows = zip(amounts, group.slots, group.began, strict=True)
+    return [ReservedAmount(amount, slot.start, began, slot.key) for amount, slot, began in rows]
+
+
+def added(held: Held, more: Held) -> Held:
+    """Both reservations under one key (a stream that asked for more)."""
+    (expires, group, amounts), (later, other, further) = held, more
+    expires = max(expires, later)
+    if other.slots is group.slots and list(other.began) == list(group.began):
+        return expires, group, [old + new for old, new in zip(amounts, further, strict=True)]
+    both = Group((*group.slots, *other.slots), (*group.accounts, *other.accounts), (*group.began, *other.began))
+    return expires, both, (*amounts, *further)

@@ -23,14 +23,14 @@ from otel_tokens.guard.store.base import (
     Store,
     StoreError,
 )
-from otel_tokens.guard.store.memory.accounts import Accounts, MemoryReservation, running
+from otel_tokens.guard.store.memory.accounts import Accounts, Group, Groups, Held, added, parts_of, running
 
-REMEMBERED_KEYS = 8192
+REMEMBERED_KEYS = 1024
 
 
 def unix_ms() -> int:
     """Unix milliseconds of this host."""
-    return int(time.time() * 1000)
+    return time.time_ns() // 1_000_000
 
 
 class MemoryStore(Store):
@@ -43,8 +43,9 @@ class MemoryStore(Store):
         self._clock = clock
         self._lock = threading.Lock()
         self._accounts = Accounts()
-        self._reservations: dict[str, MemoryReservation] = {}
-        self._lapsed: dict[str, MemoryReservation] = {}
+        self._groups = Groups()
+        self._reservations: dict[str, Held] = {}
+        self._lapsed: dict[str, Held] = {}
         self._settled: set[str] = set()
         self._settled_order: deque[str] = deque()
         self._reap_at = NEVER
@@ -59,32 +60,29 @@ class MemoryStore(Store):
     ) -> Admission:
         """Reserve on all `slots` or none."""
         now = self._clock()
-        balances: list[Balance] = []
         with self._lock:
             if now >= self._reap_at:
                 self._reap(now)
-            if not ttl_ms or key in self._reservations or key in self._settled:
+            group = self._groups.by_id.get(id(slots))
+            if group is None or now >= group.until or not ttl_ms or key in self._reservations or key in self._settled:
                 return self._admit(AdmitRequest(key, slots, amounts, ttl_ms, critical), now)
-            known = self._accounts.known
-            # The short way: accounts seen through these very slots before, with room. It decides nothing itself.
-            for slot, amount in zip(slots, amounts, strict=True):
-                account = known.get(slot.key)
-                if account is None or account.slot is not slot or not account.plain or now >= account.until:
-                    break
-                reserved = account.reserved + amount
-                if account.used + reserved > account.limit:
+            # The short way: plain accounts with room, seen through these very slots before. It refuses nothing itself.
+            balances: list[Balance] = []
+            for account, slot, amount in zip(group.accounts, slots, amounts):  # noqa: B905 (`strict` costs a call)
+                used, limit, reserved = account.used, account.limit, account.reserved + amount
+                if used + reserved > limit or account.slot is not slot or not account.plain:
                     break
                 account.reserved = reserved
                 account.updated = now
-                balances.append((account.used, reserved, account.limit))
+                balances.append((used, reserved, limit))
             else:
                 expires = now + ttl_ms
-                self._reservations[key] = MemoryReservation(expires, slots, amounts, ())
+                self._reservations[key] = (expires, group, amounts)
                 if expires < self._reap_at:  # noqa: PLR1730 (min() costs a call)
                     self._reap_at = expires
                 return Admission(True, now, balances)
-            for slot, amount, _ in zip(slots, amounts, balances):  # noqa: B905 (as far as the short way got)
-                known[slot.key].reserved -= amount
+            for account, amount, _ in zip(group.accounts, amounts, balances):  # noqa: B905 (as far as it got)
+                account.reserved -= amount
             return self._admit(AdmitRequest(key, slots, amounts, ttl_ms, critical), now)
 
     def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
@@ -96,20 +94,20 @@ class MemoryStore(Store):
             self._settled_order.append(key)
             if len(self._settled_order) > REMEMBERED_KEYS:
                 self._settled.discard(self._settled_order.popleft())
-            reservation = self._reservations.pop(key, None)
+            held = self._reservations.pop(key, None)
             lapsed = self._lapsed.pop(key, None) if self._lapsed else None  # a key that lapsed and then grew has both
-            if reservation is not None and reservation.slots is slots:
-                return self._book(slots, amounts, reservation)
-            parts = reservation.parts() if reservation is not None else []
-            if reservation is None and lapsed is not None:  # its reservation is back already
-                parts = [part._replace(amount=0) for part in lapsed.parts()]
-            held = by_key(parts)
+            if held is not None and held[1].slots is slots:
+                return self._book(amounts, held)
+            parts = parts_of(held) if held is not None else []
+            if held is None and lapsed is not None:  # its reservation is back already
+                parts = [part._replace(amount=0) for part in parts_of(lapsed)]
+            by_account = by_key(parts)
             now = self._clock()
             bookings = [
-                self._book_one(slot, amount, held.pop(slot.key, ()), now)
+                self._book_one(slot, amount, by_account.pop(slot.key, ()), now)
                 for slot, amount in zip(slots, amounts, strict=True)
             ]
-            for rest in held.values():  # accounts that only the reservation names used nothing
+            for rest in by_account.values():  # accounts that only the reservation names used nothing
                 self._shift(rest, -1)
             return bookings
 
@@ -128,38 +126,39 @@ class MemoryStore(Store):
         return refusal(request, accounts, now) or self._grant(request, accounts, now)
 
     def _grant(self, request: AdmitRequest, accounts: Sequence[Account], now: int) -> Admission:
-        held = [
+        reserved = [
             account.grant(slot, amount, now, request.critical, reservation=request.ttl_ms > 0)
             for account, slot, amount in zip(accounts, request.slots, request.amounts, strict=True)
         ]
         if request.ttl_ms:
             expires = now + request.ttl_ms
-            more = MemoryReservation(expires, request.slots, held, [account.start for account in accounts])
-            reservation = self._reservations.setdefault(request.key, more)
-            if reservation is not more:
-                reservation.grow(more)
+            group = Group(request.slots, accounts, [account.start for account in accounts])
+            self._groups.keep(group)
+            more = (expires, group, reserved)
+            held = self._reservations.get(request.key)
+            self._reservations[request.key] = more if held is None else added(held, more)
             self._reap_at = min(self._reap_at, expires)
         return Admission(True, now, [account.balance(now) for account in accounts])
 
-    def _book(self, slots: Sequence[Slot], amounts: Sequence[int], reservation: MemoryReservation) -> list[Booking]:
+    def _book(self, amounts: Sequence[int], held: Held) -> list[Booking]:
         """Settle a reservation on the very slots it was admitted with."""
         bookings: list[Booking] = []
-        known = self._accounts.known
-        for slot, amount, reserved in zip(slots, amounts, reservation.amounts, strict=True):
-            account = known.get(slot.key)
-            if account is None or account.slot is not slot or not account.plain:
-                parts = (reservation.parts()[len(bookings)],)
+        _, group, reserved = held
+        rows = zip(group.accounts, group.slots, amounts, reserved)  # noqa: B905 (`strict` costs a call)
+        for account, slot, amount, given_back in rows:
+            if account.slot is not slot or not account.plain:
+                parts = (parts_of(held)[len(bookings)],)
                 bookings.append(self._book_one(slot, amount, parts, self._clock()))
                 continue
-            before = account.used
+            before, left = account.used, account.reserved - given_back
             account.used = after = before + amount
-            account.reserved = left = account.reserved - reserved
+            account.reserved = left
             bookings.append((before, after, left, account.limit))
         return bookings
 
     def _book_one(self, slot: Slot, amount: int, parts: Sequence[ReservedAmount], now: int) -> Booking:
         account = self._accounts.known.get(slot.key)
-        if account is None or account.start < slot.start:
+        if account is None or account.start < slot.start or account.start > now:
             if slot.end and slot.end <= now:
                 return (0, 0, 0, slot.limit)
             account = self._accounts.open(slot, now)
@@ -170,15 +169,15 @@ class MemoryStore(Store):
         now = self._clock()
         with self._lock:
             for key in keys:
-                reservation = self._reservations.get(key)
-                if reservation is None:
-                    reservation = self._lapsed.pop(key, None)
-                    if reservation is None:
+                held = self._reservations.get(key)
+                if held is None:
+                    held = self._lapsed.pop(key, None)
+                    if held is None:
                         continue
-                    self._shift(reservation.parts(), 1)
-                    self._reservations[key] = reservation
-                reservation.expires = now + ttl_ms
-                self._reap_at = min(self._reap_at, reservation.expires)
+                    self._shift(parts_of(held), 1)
+                _, group, amounts = held
+                self._reservations[key] = (now + ttl_ms, group, amounts)
+                self._reap_at = min(self._reap_at, now + ttl_ms)
             self._reap(now)
 
     def read(self, slots: Sequence[Slot]) -> Sequence[Balance]:
@@ -222,8 +221,8 @@ class MemoryStore(Store):
             self._lock.release()
             return
         self._lock = threading.Lock()
-        for reservation in self._reservations.values():
-            self._shift(reservation.parts(), -1)
+        for held in self._reservations.values():
+            self._shift(parts_of(held), -1)
         self._reservations.clear()
 
     # Everything below is called with the lock held.
@@ -232,12 +231,12 @@ class MemoryStore(Store):
         """Give back what expired reservations reserve. Runs only when the earliest known expiry has passed."""
         if now < self._reap_at:
             return
-        for key in [key for key, reservation in self._reservations.items() if reservation.expires <= now]:
-            reservation = self._lapsed[key] = self._reservations.pop(key)
-            self._shift(reservation.parts(), -1)
+        for key in [key for key, (expires, _, _) in self._reservations.items() if expires <= now]:
+            held = self._lapsed[key] = self._reservations.pop(key)
+            self._shift(parts_of(held), -1)
         while len(self._lapsed) > REMEMBERED_KEYS:
             del self._lapsed[next(iter(self._lapsed))]
-        self._reap_at = min((reservation.expires for reservation in self._reservations.values()), default=NEVER)
+        self._reap_at = min((expires for expires, _, _ in self._reservations.values()), default=NEVER)
 
     def _shift(self, parts: Sequence[ReservedAmount], sign: int) -> None:
         """Give back (-1) or take again (+1) what a reservation reserves."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
+import ipaddress
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -10,11 +12,24 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 from otel_tokens.errors import ConfigError
 from otel_tokens.guard.store.base import StoreError
+from otel_tokens.guard.store.redis.protocol import command
 from otel_tokens.text import shown_url
 
 Place = tuple[str, int]
 Connection = Any
 """A connection of redis-py: `connect`, `send_packed_command`, `read_response`, `can_read`, `disconnect`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an event loop connects to: a path or host and port; the TLS context; the commands that log in."""
+
+    path: str
+    host: str
+    port: int
+    tls: Any
+    login: tuple[bytes, ...]
+
 
 # What a URL may not decide: time is the store's, answers are bytes, and nothing is tried twice behind its back.
 _OURS = (
@@ -44,7 +59,7 @@ class Address:
         try:
             self._read(url)
             self.connection(None)
-            self.aio_connection(None)
+            self.target(None)
         except (ValueError, TypeError, self.errors.RedisError) as error:
             reason = str(error)
             if "ort " in reason or "literal" in reason:  # it quotes what was taken for the port: a password, perhaps
@@ -63,16 +78,11 @@ class Address:
         elif kind:
             raise ValueError(f"{scheme} is not known")
         self._options: dict[str, Any] = dict(module.parse_url(url))
-        self._aio_options: dict[str, Any] = dict(aio_module.parse_url(url))
         self._class: Any = self._options.pop("connection_class", module.Connection)
-        self._aio_class: Any = self._aio_options.pop("connection_class", aio_module.Connection)
-        for options in (self._options, self._aio_options):
-            for name in _OURS:
-                options.pop(name, None)
-            options["protocol"] = 2
-        self._options |= {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
-        # Event loops bound the whole of a request; a clock of each step's own would only cost.
-        self._aio_options |= {"socket_timeout": None, "socket_connect_timeout": None}
+        for name in _OURS:
+            self._options.pop(name, None)
+        self._options |= {"protocol": 2, "socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
+        self._tls_options: dict[str, Any] | None = dict(aio_module.parse_url(url)) if base == "rediss" else None
         self.label = self._service or self._options.get("path") or self._host_and_port()
 
     def _host_and_port(self) -> str:
@@ -100,9 +110,27 @@ class Address:
         """A connection for threads, not yet connected."""
         return self._class(**self._options | self._at(place))
 
-    def aio_connection(self, place: Place | None) -> Connection:
-        """A connection for the running event loop, not yet connected."""
-        return self._aio_class(**self._aio_options | self._at(place))
+    def target(self, place: Place | None) -> Target:
+        """Where an event loop connects to, and how."""
+        options = self._options | self._at(place)
+        login: list[bytes] = []
+        user, password = options.get("username"), options.get("password")
+        if user or password:
+            login.append(command("AUTH", *([user] if user else []), password or ""))
+        if options.get("client_name"):
+            login.append(command("CLIENT", "SETNAME", options["client_name"]))
+        if options.get("db"):
+            login.append(command("SELECT", options["db"]))
+        host, port = options.get("host", "localhost"), int(options.get("port", 6379))
+        return Target(options.get("path", ""), host, port, self._tls(), tuple(login))
+
+    def _tls(self) -> Any:
+        """The TLS context that redis-py makes from the options of the URL; None without TLS."""
+        if self._tls_options is None:
+            return None
+        options = {name: value for name, value in self._tls_options.items() if name.startswith("ssl_")}
+        # redis-py makes it with a connection for event loops, which is never connected.
+        return import_module("redis.asyncio.connection").SSLConnection(**options).ssl_context.get()
 
     @staticmethod
     def _at(place: Place | None) -> dict[str, Any]:
@@ -112,9 +140,7 @@ class Address:
         """Where to connect to, None for where the URL says. Asks the Sentinels, if there are any."""
         if not self._sentinels:
             return self._place
-        manager: Any = import_module("redis.sentinel").Sentinel(
-            self._sentinels, sentinel_kwargs=self._asking(self._timeout)
-        )
+        manager: Any = import_module("redis.sentinel").Sentinel(self._sentinels, sentinel_kwargs=self._once())
         try:
             return manager.discover_master(self._service)
         finally:
@@ -122,23 +148,21 @@ class Address:
                 client.close()
 
     async def aio_find(self) -> Place | None:
-        """`find` for event loops."""
-        if not self._sentinels:
-            return self._place
-        manager: Any = import_module("redis.asyncio.sentinel").Sentinel(
-            self._sentinels, sentinel_kwargs=self._asking(None)
-        )
-        try:
-            return await manager.discover_master(self._service)
-        finally:
-            for client in manager.sentinels:
-                with suppress(self.errors.RedisError, OSError):
-                    await client.aclose()
+        """`find` for event loops. Sentinels are asked on a thread, where the system measures the timeouts."""
+        return await asyncio.to_thread(self.find) if self._sentinels else self._place
 
-    def _asking(self, timeout: float | None) -> dict[str, Any]:
+    def names(self) -> list[str]:
+        """The host names that have to be looked up before anything can be connected."""
+        if self._options.get("path"):
+            return []
+        places = self._sentinels or [self._place or (self._options.get("host", "localhost"), 0)]
+        return [host for host, _ in places if not _is_address(host)]
+
+    def _once(self) -> dict[str, Any]:
+        """How Sentinels are asked: once each."""
         never: Any = import_module("redis.retry").Retry(import_module("redis.backoff").NoBackoff(), 0)
-        patience = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        return {**self._sentinel_options, **patience, "retry": never}
+        timeouts = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
+        return {**self._sentinel_options, **timeouts, "retry": never}
 
     def follow(self, error: Any) -> None:
         """Another node of the cluster has our slot (all keys share one)."""
@@ -153,11 +177,6 @@ class Address:
             return False
         return True
 
-    async def can_read(self, connection: Connection) -> bool:
-        """Whether there is something to read on an idle connection; the name changed in redis-py 8."""
-        probe = connection.can_read if hasattr(connection, "can_read") else connection.can_read_destructive
-        return await probe()
-
     def failed(self, error: Exception) -> StoreError:
         """What a failure is to the guard."""
         if isinstance(error, (self.errors.ConnectionError, self.errors.TimeoutError, OSError)):
@@ -168,3 +187,11 @@ class Address:
         """No answer in time."""
         self._place = None
         return StoreError(f"Redis at {self.label}: no answer within {timeout:g} s")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

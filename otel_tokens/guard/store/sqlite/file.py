@@ -15,44 +15,35 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from otel_tokens.forks import at_fork
-from otel_tokens.guard.store.base import NEVER, StoreError
+from otel_tokens.guard.store.base import StoreError
+from otel_tokens.guard.store.sqlite.schema import make_file, migrate
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-VERSION = 1
 _LOOK = 1.0  # seconds between two looks whether the file is still there
+_FORBEARANCE = 60  # times the timeout, that an operation waits at most while others are served
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
-
-_SCHEMA = (
-    # `next_expiry`: no living reservation expires before it. An index would cost a page per call.
-    "CREATE TABLE budget_store (version INTEGER NOT NULL, next_expiry INTEGER NOT NULL)",
-    f"INSERT INTO budget_store VALUES ({VERSION}, {NEVER})",  # noqa: S608 (numbers of ours)
-    """
-    CREATE TABLE budget_accounts (
-        key TEXT PRIMARY KEY, budget TEXT NOT NULL, unit TEXT NOT NULL, scope TEXT NOT NULL,
-        declaration TEXT NOT NULL, ends INTEGER NOT NULL, plain INTEGER NOT NULL, limit_now INTEGER NOT NULL,
-        used INTEGER NOT NULL, reserved INTEGER NOT NULL, born INTEGER NOT NULL, updated INTEGER NOT NULL,
-        extra INTEGER NOT NULL, own_limit INTEGER, finished INTEGER NOT NULL, paused_until INTEGER NOT NULL,
-        review_until INTEGER NOT NULL, grace_by TEXT NOT NULL, grace_at INTEGER NOT NULL,
-        carried INTEGER NOT NULL, carried_from INTEGER NOT NULL, slices TEXT
-    ) WITHOUT ROWID
-    """,
-    "CREATE INDEX budget_accounts_names ON budget_accounts (budget, scope, unit)",
-    "CREATE TABLE budget_limits (budget TEXT, unit TEXT, amount INTEGER NOT NULL, PRIMARY KEY (budget, unit)) "
-    "WITHOUT ROWID",
-    # `held`: a line per account. An ended reservation that expired still has it, a settled one has not.
-    "CREATE TABLE budget_leases (key TEXT PRIMARY KEY, expires INTEGER NOT NULL, held TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE budget_ended (key TEXT PRIMARY KEY, remember_until INTEGER NOT NULL, held TEXT) WITHOUT ROWID",
-)
 
 
 class _BusyError(Exception):
-    """Another thread or process is at it. Nothing has happened."""
+    """Another process is writing. Nothing has happened. `version` changes with what others write (None: unknown)."""
+
+    def __init__(self, version: int | None) -> None:
+        super().__init__()
+        self.version = version
+
+
+class _InUseError(Exception):
+    """Another thread of this process is using the connection. Nothing has happened."""
 
 
 class File:
-    """Transactions on the file at `path`, each waiting at most `timeout` seconds for others; else StoreError.
+    """Transactions on the file at `path`.
+
+    Raises StoreError when other processes keep the file locked for `timeout` seconds without writing anything. Waiting
+    for other threads of this process has no limit: they do the same. Time is counted by the pauses that were asked for,
+    since a pause that ends late means only that this process had to wait for the processor.
 
     One connection per process, guarded by a lock, closed around a fork: SQLite's own bookkeeping of file locks
     would be wrong in a child that inherited it.
@@ -67,48 +58,54 @@ class File:
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._identity = (0, 0)
         self._look_at = 0.0
+        self.lost_at: int | None = None
         at_fork(self)
 
-    def run(self, work: Work[T], wait: float | None = None) -> T:
-        """Do `work` in one write transaction, waiting at most `wait` seconds (default: the timeout) for others.
+    def run(self, work: Work[T]) -> T:
+        """Do `work` in one write transaction.
 
         Threads take turns: only the one whose turn it is competes with other processes. If all did, they would
         keep each other from the file, and some would never get it.
         """
-        wait = self._timeout if wait is None else wait
-        deadline = time.monotonic() + wait
-        pauses = _Pauses()
         if self._kind is not threading.Lock:
             self._new_lock()  # gevent has turned threads into greenlets since: they take turns by locks of their own
-        lock = self._lock  # a fork gives the child another
-        if not lock.acquire(timeout=wait):
-            raise self._late(wait)
-        try:
+        patience = _Patience(self, self._timeout)
+        with self._lock:  # a fork gives the child another
             while True:
                 try:
                     return self._transact(work)
-                except _BusyError:
-                    if time.monotonic() >= deadline:
-                        raise self._late(wait) from None
-                time.sleep(next(pauses))
-        finally:
-            lock.release()
+                except _BusyError as busy:
+                    pause = patience.pause(busy)
+                time.sleep(pause)
+
+    def run_at_once(self, work: Work[T], wait: float) -> T:
+        """`run` that waits at most about `wait` seconds, for whatever reason."""
+        patience = _Patience(self, wait, forbearing=False)
+        while True:
+            try:
+                return self._attempt(work)
+            except _InUseError:
+                pause = patience.pause(_BusyError(None))
+            except _BusyError as busy:
+                pause = patience.pause(busy)
+            time.sleep(pause)
 
     async def arun(self, work: Work[T]) -> T:
         """`run` without blocking the event loop while others are at it. The tasks of a loop take turns as well."""
         turn = self._turn()
         if not turn.locked():
-            with suppress(_BusyError):
+            with suppress(_BusyError, _InUseError):
                 return self._attempt(work)
-        pauses = _Pauses()
-        try:
-            async with asyncio.timeout(self._timeout), turn:
-                while True:
-                    with suppress(_BusyError):
-                        return self._attempt(work)
-                    await asyncio.sleep(next(pauses))
-        except TimeoutError:
-            raise self._late(self._timeout) from None
+        patience = _Patience(self, self._timeout)
+        async with turn:
+            while True:
+                try:
+                    return self._attempt(work)
+                except _InUseError:
+                    pause = patience.turn()
+                except _BusyError as busy:
+                    pause = patience.pause(busy)
+                await asyncio.sleep(pause)
 
     def _turn(self) -> asyncio.Lock:
         """Whose turn it is among the tasks of the running loop."""
@@ -143,17 +140,17 @@ class File:
     def _new_lock(self) -> None:
         self._lock, self._kind = threading.Lock(), threading.Lock
 
-    def _late(self, wait: float) -> StoreError:
-        return StoreError(f"{self.path}: locked by others for more than {wait:g} s")
-
     def _attempt(self, work: Work[T]) -> T:
-        lock = self._lock
-        if not lock.acquire(blocking=False):
-            raise _BusyError
+        lock, taken = self._lock, list[bool]()
         try:
+            # In one step: if a signal handler raises right after it, `taken` knows that the lock has to be released.
+            taken.extend(map(lock.acquire, (False,)))
+            if not taken[0]:
+                raise _InUseError
             return self._transact(work)
         finally:
-            lock.release()
+            if taken and taken[0]:
+                lock.release()
 
     def _transact(self, work: Work[T]) -> T:
         """One try, with the lock held."""
@@ -166,12 +163,22 @@ class File:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
-            return result
         except (sqlite3.Error, OSError) as error:
             if _is_busy(error):
-                raise _BusyError from None
+                raise _BusyError(self._version()) from None
             self._disconnect()
             raise StoreError(f"{self.path}: {error}") from error
+        self.lost_at = None
+        return result
+
+    def _version(self) -> int | None:
+        """A number that changes with each transaction of other processes; None if it cannot be read."""
+        if self._connection is None:
+            return None
+        try:
+            return self._connection.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            return None
 
     def _begin(self) -> sqlite3.Connection:
         connection = self._connection
@@ -200,14 +207,14 @@ class File:
                 connection.close()
 
     def _open(self) -> sqlite3.Connection:
-        _make_file(self.path)
+        make_file(self.path)
         # No waiting inside SQLite: its pauses grow to 100 ms, and would block an event loop.
         connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode=WAL").fetchone()
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA wal_autocheckpoint=4000")
-            _migrate(connection)
+            migrate(connection)
             found = os.stat(self.path)  # noqa: PTH116
         except BaseException:
             connection.close()
@@ -217,46 +224,43 @@ class File:
         return connection
 
 
-class _Pauses:
-    """How long to wait before each next try: a fraction of a millisecond first, then some; never in step."""
+class _Patience:
+    """How long one operation goes on waiting for other processes.
 
-    def __init__(self) -> None:
+    `forbearing`: as long as others write, they are being served and our turn comes; but not for ever.
+    """
+
+    def __init__(self, file: File, timeout: float, *, forbearing: bool = True) -> None:
+        self._file = file
+        self._timeout = self._left = timeout
+        self._in_all = timeout * (_FORBEARANCE if forbearing else 1)
+        self._version: int | None = None
         self._longest = 0.0004
 
-    def __next__(self) -> float:
+    def turn(self) -> float:
+        """Seconds until the next look whether this process is free: some, never in step with others."""
         self._longest = min(0.002, self._longest * 1.5)
         return self._longest * random.uniform(0.3, 1.0)  # noqa: S311 (not for secrets)
+
+    def pause(self, busy: _BusyError) -> float:
+        """Seconds until the next try. Raises StoreError when there should be none."""
+        file, pause = self._file, self.turn()
+        if busy.version != self._version:
+            self._version, self._left = busy.version, self._timeout
+            if busy.version == file.lost_at:
+                self._left /= 10  # another operation has waited in vain, and nothing has been written since
+        self._left -= pause
+        self._in_all -= pause
+        if self._left <= 0:
+            file.lost_at = busy.version
+            raise self._late()
+        if self._in_all <= 0:
+            raise self._late()
+        return pause
+
+    def _late(self) -> StoreError:
+        return StoreError(f"{self._file.path}: locked by others for more than {self._timeout:g} s")
 
 
 def _is_busy(error: Exception) -> bool:
     return isinstance(error, sqlite3.OperationalError) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _BUSY
-
-
-def _make_file(path: str) -> None:
-    missing = [parent for parent in Path(path).parents if not parent.exists()]
-    for parent in reversed(missing):
-        parent.mkdir(mode=0o700, exist_ok=True)
-    # Only ever opens a file of its own making: closing a descriptor of one that SQLite has open elsewhere in this
-    # process would drop its locks. SQLite gives -wal and -shm the mode of the file.
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    """Make the tables, if they aren't there. They may share the file with others, so the version is in a table."""
-    known = "SELECT 1 FROM sqlite_master WHERE name = 'budget_store'"
-    if connection.execute(known).fetchone() is None:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if connection.execute(known).fetchone() is None:
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-    version = connection.execute("SELECT version FROM budget_store").fetchone()
-    if version is None or version[0] != VERSION:
-        raise sqlite3.DatabaseError(
-            f"budgets of schema {version and version[0]}, this otel-tokens knows {VERSION}: update otel-tokens"
-        )

@@ -70,7 +70,7 @@ class SqliteStore(Store):
 
     def settle_at_once(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
         """`settle` that waits a few milliseconds at most."""
-        return self._file.run(partial(self._settle, key, slots, amounts), _AT_ONCE)
+        return self._file.run_at_once(partial(self._settle, key, slots, amounts), _AT_ONCE)
 
     async def asettle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
         """`settle` for event loops."""
