@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from otel_tokens.telemetry.spans import Spans
 
 
+_MOST = 10**9
+"""No number of the guard's settings is larger: to take a number's digits takes as long as there are."""
+
+
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float, Decimal)) and value >= 1
+    return not isinstance(value, bool) and isinstance(value, (int, float, Decimal)) and 1 <= value <= _MOST
 
 
 GUARD_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -93,11 +93,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A billed part of a call outside its top-level totals: a compaction pass, an advisor or fallback model."""
+    """A billed part of a call outside its top-level totals: a compaction pass, an advisor model, a hosted tool.
+
+    `model` is the part's own, None for the call's. `calls` is how often a tool ran that is billed by the call.
+    """
 
     kind: str
     model: str | None
     usage: Usage
+    calls: int = 0
 
 
 TOKEN_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Usage) if f.type == "int")

@@ -10,6 +10,7 @@ from otel_tokens.lifecycle.engine import Engine
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.usage.read import Facts, glance, length
 from otel_tokens.usage.size import Size
+from otel_tokens.usage.tools import may_run
 from otel_tokens.values import Call, Reservation
 
 
@@ -61,6 +62,7 @@ class CallState:
         self.body: Mapping[str, Any] | None = body
         self.facts = Facts(endpoint)
         self.facts.measured = engine.estimator.wants(call.model)
+        self.facts.hosted = may_run(body, call.model)
         self.glance = glance(endpoint)
         self.reservation: Reservation | None = None
         self.span: Any = None

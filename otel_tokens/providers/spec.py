@@ -40,7 +40,9 @@ class Endpoint:
     `poll` + its id later. `asks_usage`: streams state usage only when asked. `cache_write` is the field of `Usage`
     that prompts are written to a cache as without being asked for; `history` are the places of the id of what the
     provider remembers of a conversation.
-    `batch` is the key whose list asks for the answers to each of its entries.
+    `batch` is the key whose list asks for the answers to each of its entries. `tools` are the places of items of the
+    answer that may be calls of hosted tools; `tools_on` are event types that carry one such item. `served` is the
+    list in the usage block that names the model that served. `refused` is the place of a refusal's category.
     """
 
     name: str
@@ -71,6 +73,10 @@ class Endpoint:
     background: str | None = None
     pending: frozenset[str] = frozenset()
     poll: str | None = None
+    tools: tuple[str, ...] = ()
+    tools_on: frozenset[str] = frozenset()
+    served: str = ""
+    refused: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

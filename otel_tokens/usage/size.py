@@ -14,7 +14,7 @@ from typing import Any
 
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.shapes import is_list, is_mapping
-from otel_tokens.usage.read import NOT_TEXT, dig, fields_of, utf8_length
+from otel_tokens.usage.paths import NOT_TEXT, dig, fields_of, utf8_length
 
 IMAGE_TOKENS: tuple[tuple[str, int], ...] = (
     # The largest image, by the vendors' pages on vision as of 2026-11. The first pattern that fits wins.
@@ -31,7 +31,9 @@ TOOLS_TOKENS, BUILT_IN_TOKENS = 600, 1_000
 """What a provider says to the model about tools at all (Claude 3 Opus: 530), and about each that it defines itself
 (Anthropic's computer use: 735)."""
 SEARCHES = 5
-"""Web searches of a request that sets no limit on them."""
+"""Searches of a request that sets no limit on them."""
+SEARCHING = ("web_search", "x_search", "file_search", "collections_search")
+"""Tools that cost a fee for each search; of all of them the web's is the dearest."""
 
 _IMAGES = frozenset({"image", "image_url", "input_image", "computer_screenshot"})
 _FILES = frozenset({"document", "file", "input_file", "container_upload"})
@@ -101,7 +103,7 @@ def _tools(body: Mapping[str, Any], size: Size) -> None:
         if isinstance(kind, str) and kind not in ("function", "custom"):
             size.hosted = True
             size.structure += BUILT_IN_TOKENS
-            if kind.startswith("web_search"):
+            if kind.startswith(SEARCHING):
                 size.searches += _count(dig(tool, "max_uses")) or _count(body.get("max_tool_calls")) or SEARCHES
 
 
