@@ -111,19 +111,23 @@ def interruption(error: BaseException) -> BaseException | None:
     it in the `except` clause that caught `error`; then raise what it returns. Examples: Celery's SoftTimeLimitExceeded,
     a TimeoutError from SIGALRM.
     """
+    return next((cause for cause in causes(error) if _interrupted_frame(cause) is not None), None)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and the exceptions that it was raised from or that were being handled then, the newest first.
+
+    Not an older one, which the program was handling when it called us. Call it in the `except` clause that caught
+    `error`.
+    """
     trace = error.__traceback__
     caught_in = None if trace is None else trace.tb_frame
     seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        # An older exception, which the program was handling when it called us, is not ours to raise.
-        if found is not error and not _is_inside(found, caught_in):
-            return None
-        if _interrupted_frame(found) is not None:
-            return found
-        found = found.__cause__ or found.__context__
-    return None
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen and (cause is error or _is_inside(cause, caught_in)):
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _is_inside(error: BaseException, outer: FrameType | None) -> bool:

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 from otel_tokens.providers.spec import Endpoint
+from otel_tokens.safely import report_fault, safely
 from otel_tokens.shapes import is_list, is_mapping
 
 Counts = dict[str, Any]
@@ -160,6 +161,8 @@ class Facts:
     """What has been read of one call so far. Mutable: it lives inside one call and is never shared.
 
     `measured`: whether the length of a whole answer's text (`text_bytes`, UTF-8) is wanted (to calibrate the estimate).
+    `complete`: usage is final. `running`: the number of the last chunk that stated the usage of an answer that goes on,
+    0 for none. `named`: no further chunk is searched for model, id and tier.
     """
 
     __slots__ = (
@@ -172,6 +175,8 @@ class Facts:
         "id",
         "measured",
         "model",
+        "named",
+        "running",
         "speed",
         "strange",
         "text_bytes",
@@ -184,6 +189,8 @@ class Facts:
         self.text_bytes = 0
         self.chunks = 0
         self.complete = False
+        self.named = False
+        self.running = 0
         self.measured = True
         self.strange = False
         self.model: str | None = None
@@ -259,17 +266,35 @@ def _choices(endpoint: Endpoint) -> Glance:
         facts.chunks += 1
         try:
             choice = chunk.choices[0]
-            if choice.finish_reason is None and chunk.usage is None:
+            if choice.finish_reason is None and chunk.usage is None and facts.named:
                 found = text(choice)  # `utf8_length`, inline: this is done for every chunk
                 facts.text_bytes += len(found) if found.isascii() else len(found.encode("utf-8", "surrogatepass"))
                 return
         except (AttributeError, IndexError, TypeError):
             pass  # a first, last or odd chunk
+        except Exception as error:
+            report_fault("read chunk", error)
+        safely("read chunk", read, facts, chunk)
+
+    def read(facts: Facts, chunk: Any) -> None:
         facts.text_bytes += output_length(endpoint, chunk)
         if facts.read(chunk):
-            facts.complete = True
+            facts.running = facts.chunks if _goes_on(chunk) else 0
+            facts.complete = not facts.running
+        # Each chunk names model, id and tier. The first of some hosts has them empty.
+        facts.named = facts.model is not None or facts.chunks >= UNNAMED
 
     return look
+
+
+UNNAMED = 5
+"""So many chunks of a stream are searched for the name of the model."""
+
+
+def _goes_on(chunk: Any) -> bool:
+    """Whether a chunk with usage is one of an answer that goes on: some hosts state usage so far in each chunk."""
+    choices = get(chunk, "choices")
+    return is_list(choices) and bool(choices) and all(get(choice, "finish_reason") is None for choice in choices)
 
 
 def _events(endpoint: Endpoint) -> Glance:
@@ -281,15 +306,23 @@ def _events(endpoint: Endpoint) -> Glance:
         facts.chunks += 1
         try:
             kind = chunk.type
-        except AttributeError:
-            kind = get(chunk, "type")
-        text = texts.get(kind)
-        if text is not None:
-            try:
+            text = texts.get(kind)
+            if text is not None:
                 found = text(chunk)
                 facts.text_bytes += len(found) if found.isascii() else len(found.encode("utf-8", "surrogatepass"))
-            except (AttributeError, TypeError):
-                facts.text_bytes += output_length(endpoint, chunk)
+                return
+            if kind not in facts_on:
+                return
+        except (AttributeError, TypeError):
+            pass  # an odd chunk
+        except Exception as error:
+            report_fault("read chunk", error)
+        safely("read chunk", read, facts, chunk)
+
+    def read(facts: Facts, chunk: Any) -> None:
+        kind = get(chunk, "type")
+        if kind in texts:
+            facts.text_bytes += output_length(endpoint, chunk)
         elif kind in facts_on and facts.read(chunk) and kind in final_on:
             facts.complete = True
 
