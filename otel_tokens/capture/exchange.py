@@ -231,8 +231,8 @@ def response_of(result: Any) -> Any:
 
 
 def json_of(response: Any) -> Any:
-    """The JSON in a response's body, which has been read; None if it is none."""
+    """The JSON in a response's body; None if it is none, is nested too deeply, or has not been read."""
     try:
         return json.loads(response.content)
-    except (ValueError, RecursionError):
+    except (ValueError, RuntimeError):
         return None
