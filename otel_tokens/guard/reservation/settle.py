@@ -43,9 +43,9 @@ def granted(state: GuardState, reservation: ActiveReservation, answer: Admission
         warned = state.warned(plan, answer.balances) if state.running_low else None
         if warned:
             reservation.decision = "warn"
-            state.decisions.warned(plan.tally, warned)
+            state.decisions.warned(plan.decision_key, warned)
         else:
-            state.decisions.allowed(plan.tally)
+            state.decisions.allowed(plan.decision_key)
         state.renewer.hold(reservation)
     return reservation
 
@@ -153,8 +153,9 @@ def booked(state: GuardState, reservation: ActiveReservation, bookings: Sequence
         return
     now = time.time()
     state.burn.append((now, plan.slots, bookings))
-    for (_, after, _, limit), share in zip(bookings, plan.first_shares, strict=True):
-        if after * 1000 >= limit * share:
+    rows = zip(bookings, plan.first_thresholds)  # noqa: B905 (`strict` costs a call)
+    for (_, after, _, limit), (declared, threshold, share) in rows:
+        if after >= threshold if limit == declared else after * 1000 >= limit * share:
             state.running_low = True
             state.crossed(plan.limits, plan.slots, bookings, call=reservation.call, now=int(now * 1000))
             break
