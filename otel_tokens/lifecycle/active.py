@@ -125,7 +125,10 @@ class ActiveCall(CallState):
 
     def hides(self, chunk: Any) -> bool:
         """Whether a chunk has usage and nothing else, and came only because we asked for it."""
-        return self.hide_usage and not getattr(chunk, "choices", True)
+        if not self.hide_usage or getattr(chunk, "choices", True):
+            return False
+        self.engine.usage_option.add((self.call.server_address, self.call.server_port))
+        return True
 
     def seen_last(self, chunk: Any) -> None:
         """End the call with the last event of a stream if the span is not ours: its owner ends it with that event."""
