@@ -40,6 +40,8 @@ from otel_tokens.guard.reservation.state import GuardState
 from otel_tokens.guard.reservation.streams import look
 from otel_tokens.guard.store.base import Change, Store
 from otel_tokens.guard.store.drivers import arun, aside, in_asyncio, run
+from otel_tokens.guard.store.local.store import LocalStore
+from otel_tokens.guard.store.memory.store import MemoryStore
 from otel_tokens.values import Call, CallSizes, Record, Reservation, Usage
 
 
@@ -68,18 +70,24 @@ class Guard:
         self.budgets = tuple(budgets)
         self.store = store
         history = History()
+        kept = _with_fallback(store, options)
+        local = kept if isinstance(kept, LocalStore) else None
         self._state = GuardState(
             index=Index(_limits(self.budgets, options)),
-            store=store,
+            store=kept,
+            local=local,
             options=options,
             estimator=Estimator(price, estimate, options, history),
             history=history,
             actions=Actions(emit, options),
             decisions=Decisions(),
-            renewer=Renewer(store, options.lease_seconds, options.queue),
+            renewer=Renewer(kept, options.lease_seconds, options.queue),
             background=Scheduler(),
             ttl_ms=int(options.lease_seconds * 1000),
         )
+        if local is not None:
+            local.answered = self._state.renewer.retry
+            local.give_back = self._state.release_key
         at_fork(self)
 
     # ---- calls --------------------------------------------------------------------------------------------------
@@ -148,13 +156,13 @@ class Guard:
 
         A dangerous one counts as "dangerous" as well. Raises BudgetExceededError, and then nothing was counted.
         """
-        run(operations.count(self._state, operation, amount, dangerous=dangerous), self.store)
+        run(operations.count(self._state, operation, amount, dangerous=dangerous), self._state.store)
 
     async def acount(self, operation: str, amount: int = 1, *, dangerous: bool = False) -> None:
         """`count` that never blocks the event loop."""
         if not in_asyncio():
             return await aside(partial(self.count, operation, amount, dangerous=dangerous))
-        return await arun(operations.count(self._state, operation, amount, dangerous=dangerous), self.store)
+        return await arun(operations.count(self._state, operation, amount, dangerous=dangerous), self._state.store)
 
     @staticmethod
     def task_type(description: str) -> str | None:
@@ -257,6 +265,13 @@ class Guard:
             state = self._state
             for part in (state.renewer, state.actions, state.background, state.decisions):
                 part.after_fork()
+
+
+def _with_fallback(store: Store, options: GuardOptions) -> Store:
+    """The store, for `fail: local` with this process's own knowledge around it. Memory cannot be lost."""
+    if options.fail != "local" or type(store) is MemoryStore:
+        return store
+    return LocalStore(store, options.offline_share)
 
 
 def _limits(budgets: Sequence[Budget], options: GuardOptions) -> list[Limit]:

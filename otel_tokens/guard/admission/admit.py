@@ -87,6 +87,7 @@ def _refused(state: GuardState, reservation: ActiveReservation, answer: Admissio
     """What becomes of a call whose first question was not granted."""
     admission = StepwiseAdmission(state, reservation.call, reservation.sizes)
     admission.plan, admission.values = reservation.plan, reservation.values
+    admission.asked = 1
     return admission.run(reservation, answer)
 
 
@@ -243,6 +244,8 @@ class StepwiseAdmission:
         if waits and (yield from self.waiting.more(account, answer.retry_at, answer.now)):
             self.bound = None  # there may be more room now than when the answer was shortened
             return False
+        if answer.lost:
+            raise state.refuse_locally(account, asked, call=self.call, answer=answer)
         why = "finished by hand: " if finished else self.waiting.why
         raise state.refuse(account, asked, call=self.call, now=answer.now, retry_at=answer.retry_at, why=why)
 

@@ -14,6 +14,7 @@ from otel_tokens.guard.reporting.refusal import AccountState
 from otel_tokens.guard.reservation.reservation import ActiveReservation
 from otel_tokens.guard.reservation.state import GuardState
 from otel_tokens.guard.store.base import Admission, Booking, StoreError
+from otel_tokens.safely import report_fault
 from otel_tokens.values import Call, Record
 
 SHORTENED = frozenset({units.USD, units.TOKENS, units.OUTPUT_TOKENS})
@@ -41,7 +42,10 @@ def granted(state: GuardState, reservation: ActiveReservation, answer: Admission
         report_overdraft(state, reservation, answer)
     if plan.slots:
         warned = state.warned(plan, answer.balances) if state.running_low else None
-        if warned:
+        if answer.lost:
+            reservation.decision = "warn" if warned else "allow"
+            state.allowed_locally(plan.limits, warned or (), call=reservation.call, lost=answer.lost)
+        elif warned:
             reservation.decision = "warn"
             state.decisions.warned(plan.tally, warned)
         else:
@@ -82,17 +86,29 @@ def report_clamp(state: GuardState, reservation: ActiveReservation, answer: Admi
         state.report("clamp", limit, slot, balance, call=reservation.call, now=answer.now, detail=detail)
 
 
-def without_store(state: GuardState, reservation: ActiveReservation, error: StoreError) -> ActiveReservation:
-    """A reservation without a reservation: what the call costs is still charged once the store answers again."""
-    refusal = state.without_store(error, reservation.call)
+def without_store(state: GuardState, reservation: ActiveReservation, error: Exception) -> ActiveReservation:
+    """The reservation of a call that goes on although the store had no part in it, or the refusal raised.
+
+    What the call costs is charged once the store answers again.
+    """
+    refusal = state.without_store(error, reservation.call, reservation.plan.limits)
     if refusal is not None:
-        if reservation.gas is not None:
-            reservation.gas.settle(reservation.gas_tokens, 0)
-        state.renewer.settle(reservation.key, (), ())  # it may have been granted all the same
+        give_up(state, reservation)
         raise refusal from error
     if reservation.sent_model != reservation.call.model:
         reservation.model = reservation.sent_model
     return reservation
+
+
+def give_up(state: GuardState, reservation: ActiveReservation) -> None:
+    """Give back a reservation whose call is not sent. The store may have made it, or not."""
+    reservation.done = True
+    state.renewer.drop(reservation.key)
+    if reservation.gas is not None:
+        reservation.gas.settle(reservation.gas_tokens, 0)
+        reservation.gas = None
+    if reservation.plan.slots:
+        state.release_key(reservation.key)
 
 
 def unpriced(state: GuardState, plan: Plan, call: Call) -> BudgetExceededError:
@@ -106,44 +122,73 @@ def unpriced(state: GuardState, plan: Plan, call: Call) -> BudgetExceededError:
     return state.refuse(AccountState(limit, slot, (0, 0, slot.limit)), 0, call=call, now=now, why=why)
 
 
-def settle(state: GuardState, reservation: ActiveReservation, record: Record) -> None:
-    """Charge a call. Only the first end of a reservation counts. Never waits for a network."""
+def settle(state: GuardState, reservation: ActiveReservation, record: Record | None) -> None:
+    """Charge a call, without a record as it was reserved. Only the first end of a reservation counts.
+
+    Never waits for a network. A fault of ours charges the call as it was reserved.
+    """
     if reservation.done:
         return
     reservation.done = True
-    plan, key, store = reservation.plan, reservation.key, state.store
+    plan, key = reservation.plan, reservation.key
     state.renewer.drop(key)
-    values = state.estimator.actual(plan, reservation.sent_model, record, reservation.values)
-    if reservation.gas is not None:
-        reservation.gas.settle(reservation.gas_tokens, values["tokens"])
-    amounts = plan.take_actual(values)
-    if not amounts:
-        pass
-    elif store.direct:
+    amounts: Sequence[int] = reservation.amounts
+    tokens = reservation.gas_tokens
+    try:
+        if record is not None:
+            values = state.estimator.actual(plan, reservation.sent_model, record, reservation.values)
+            amounts, tokens = plan.take_actual(values), values["tokens"]
+    except Exception as error:
+        report_fault("guard.settle", error)
+    finally:
+        if reservation.gas is not None:
+            reservation.gas.settle(reservation.gas_tokens, tokens)
+        if amounts:
+            _charge(state, reservation, amounts)
+    if record is not None and record.usage.origin == "provider":
+        _learn(state, reservation, record)
+
+
+def _charge(state: GuardState, reservation: ActiveReservation, amounts: Sequence[int]) -> None:
+    """Book the amounts: now if the store is near and not busy, else soon."""
+    slots, key = reservation.plan.slots, reservation.key
+    if state.store.direct:
         try:
-            bookings = store.settle_at_once(key, plan.slots, amounts)
+            bookings = state.store.settle_at_once(key, slots, amounts)
         except StoreError:
-            state.renewer.settle(key, plan.slots, amounts, functools.partial(booked, state, reservation))
+            pass  # busy, or lost
+        except BaseException:
+            _charge_soon(state, reservation, amounts)  # settling twice does no harm
+            raise
         else:
             booked(state, reservation, bookings)
-    else:
-        state.renewer.settle(key, plan.slots, amounts, functools.partial(booked, state, reservation))
-    if record.usage.origin != "provider":
-        return
+            return
+    _charge_soon(state, reservation, amounts)
+
+
+def _charge_soon(state: GuardState, reservation: ActiveReservation, amounts: Sequence[int]) -> None:
+    slots, key = reservation.plan.slots, reservation.key
+    if state.local is not None:
+        state.local.settled(key, slots, amounts, reservation.amounts)
+    state.renewer.settle(key, slots, amounts, functools.partial(booked, state, reservation))
+
+
+def _learn(state: GuardState, reservation: ActiveReservation, record: Record) -> None:
+    """Let later estimates know what the call used; report an estimate that was far off."""
     wrong = state.history.learn(record, reservation.sent_model, reservation.sizes.input_tokens_estimate)
-    if wrong is not None:
-        call = reservation.call
-        detail = f"{wrong:+.0%} tokens against the estimate"
-        state.actions.report(
-            Event(
-                "estimate",
-                provider=call.provider,
-                model=reservation.sent_model,
-                ratio=wrong,
-                detail=detail,
-                at=time.time(),
-            )
-        )
+    if wrong is None:
+        return
+    call = reservation.call
+    detail = f"{wrong:+.0%} tokens against the estimate"
+    event = Event(
+        "estimate",
+        provider=call.provider,
+        model=reservation.sent_model,
+        ratio=wrong,
+        detail=detail,
+        at=time.time(),
+    )
+    state.actions.report(event)
 
 
 def booked(state: GuardState, reservation: ActiveReservation, bookings: Sequence[Booking]) -> None:
@@ -165,11 +210,5 @@ def booked(state: GuardState, reservation: ActiveReservation, bookings: Sequence
 
 def release(state: GuardState, reservation: ActiveReservation) -> None:
     """Nothing was billed: everything goes back."""
-    if reservation.done:
-        return
-    reservation.done = True
-    state.renewer.drop(reservation.key)
-    if reservation.gas is not None:
-        reservation.gas.settle(reservation.gas_tokens, 0)
-    if reservation.plan.slots:
-        state.release_key(reservation.key)
+    if not reservation.done:
+        give_up(state, reservation)
