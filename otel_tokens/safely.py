@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import logging
 import os
 import signal
@@ -49,6 +48,7 @@ logger.addFilter(_make_printable)
 
 T = TypeVar("T")
 
+_PACKAGE = __name__.partition(".")[0]
 _logged: set[str] = set()
 _listener: Callable[[str], object] | None = None
 
@@ -120,7 +120,7 @@ def interruption(error: BaseException) -> BaseException | None:
         # An older exception, which the program was handling when it called us, is not ours to raise.
         if found is not error and not _is_inside(found, caught_in):
             return None
-        if _raised_by_handler(found):
+        if _interrupted_frame(found) is not None:
             return found
         found = found.__cause__ or found.__context__
     return None
@@ -135,18 +135,34 @@ def _is_inside(error: BaseException, outer: FrameType | None) -> bool:
     return frame is not None
 
 
-def _raised_by_handler(error: BaseException) -> bool:
-    """Whether the traceback of `error` goes through a signal handler."""
+def interrupted_us(error: BaseException) -> bool:
+    """Whether a signal handler raised `error` between two instructions of our own code.
+
+    Then the step that was under way is to be done again. It is not when the handler ran in code that we called, the
+    program's own callback for instance.
+    """
+    raised = interruption(error)
+    frame = None if raised is None else _interrupted_frame(raised)
+    if frame is None and not isinstance(error, Exception):  # Ctrl-C: its handler is no Python function
+        trace = error.__traceback__
+        while trace is not None:
+            frame = trace.tb_frame
+            trace = trace.tb_next
+    return frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE
+
+
+def _interrupted_frame(error: BaseException) -> FrameType | None:
+    """The frame in which a signal handler ran and raised `error`, or None: the traceback goes through no handler."""
     handlers = frozenset(_handlers())
     trace = error.__traceback__
     above: FrameType | None = None
     while trace is not None:
         frame = trace.tb_frame
-        if above is not None and (frame.f_code in handlers or _has_signal_arguments(frame, above)):
-            return True
+        if above is not None and (frame.f_code in handlers or _was_given(frame, above)):
+            return above
         above = frame
         trace = trace.tb_next
-    return False
+    return None
 
 
 def _handlers() -> Iterator[CodeType]:
@@ -161,11 +177,13 @@ def _handlers() -> Iterator[CodeType]:
             yield code
 
 
-def _has_signal_arguments(frame: FrameType, above: FrameType) -> bool:
-    """Whether a function was called with (signal number, the frame that was interrupted), as the interpreter does.
+def _was_given(frame: FrameType, above: FrameType) -> bool:
+    """Whether a function was called with the frame in which it was called, as the interpreter calls handlers.
 
-    This finds a handler that has put another one in its place before it raised.
+    This finds a signal handler that has put another one in its place before it raised. Trace functions are called so
+    as well.
     """
     names, rest, _, values = inspect.getargvalues(frame)
-    given = [values.get(name) for name in names] + list(values.get(rest or "", ()))
-    return any(isinstance(number, int) and where is above for number, where in itertools.pairwise(given))
+    return any(values.get(name) is above for name in names) or any(
+        given is above for given in values.get(rest or "", ())
+    )

@@ -8,6 +8,7 @@ import gc
 import importlib
 import inspect
 import logging
+import multiprocessing
 import os
 import random
 import shutil
@@ -101,6 +102,12 @@ def pytest_runtest_setup() -> None:
         gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """What became garbage while frozen is collected now: at the interpreter's end it would go in no order."""
+    gc.unfreeze()
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """A command sets up logging for its process; run inside a test's, it must not silence the next test."""
@@ -109,6 +116,15 @@ def logging_as_it_was() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def no_child_stays() -> Iterator[None]:
+    """End the children of `multiprocessing` that a failed test left: the interpreter would wait for them."""
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
 
 
 @pytest.fixture(scope="session")
@@ -257,7 +273,7 @@ class Sdk:
         package, _, name = cls.partition(".")
         module = importlib.import_module(package)
         make = getattr(module, name if self.kind == "sync" else f"Async{name}")
-        return self.opened(make(**{"max_retries": 0, "timeout": 60, **options}))
+        return self.opened(make(**{"max_retries": 0, "timeout": 300, **options}))
 
     def openai(self, url: str, **options: Any) -> contextlib.AbstractAsyncContextManager[Any]:
         """`openai.OpenAI` at a server's url, under /v1."""
@@ -297,13 +313,21 @@ def sdk(request: pytest.FixtureRequest) -> Sdk:
     return Sdk(request.param)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Any:
-    """In CI a skipped test is a failure: what a test needs is installed there (`.ci/run`)."""
-    from os import environ
-
-    report = yield
-    if report.skipped and environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+def no_skip_in_ci(report: Any) -> Any:
+    """In CI a skipped test, or module, is a failure: what a test needs is installed there (`.ci/run`)."""
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """See `no_skip_in_ci`."""
+    return no_skip_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Any:
+    """See `no_skip_in_ci`."""
+    return no_skip_in_ci((yield))

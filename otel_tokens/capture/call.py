@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from itertools import starmap
 from typing import Any
 
+from otel_tokens.capture.attempt import Attempt, has_middleware
 from otel_tokens.capture.exchange import Arguments, Exchange, Keywords, json_of, options_of, response_of
+from otel_tokens.capture.failure import may_be_billed
 from otel_tokens.capture.foreign import AdoptedSpan
 from otel_tokens.capture.request import Requests
 from otel_tokens.capture.stream import ametered, attach, metered
@@ -23,13 +28,17 @@ class Drivers:
         self.engine = engine
         self.requests = requests
         self.provider = provider
-        self.has_native = any(target.kind == "native_span" for target in provider.targets)
+        kinds = {target.kind for target in provider.targets}
+        self.has_native = "native_span" in kinds
+        self.has_attempts = "attempt" in kinds
 
     def wrapper(self, kind: str) -> Callable[..., Any]:
         """The wrapper for a kind of target (`providers.spec.TargetKind`)."""
         return {
             "request": self.request,
             "arequest": self.arequest,
+            "attempt": self.attempt,
+            "aattempt": self.aattempt,
             "stream": self.stream,
             "astream": self.astream,
             "retry": self.retry,
@@ -39,68 +48,102 @@ class Drivers:
     # ---- one exchange -----------------------------------------------------------------------------------------
     def request(self, wrapped: Wrapped, client: Any, args: Arguments, keywords: Keywords) -> Any:
         """Around `SyncAPIClient.request(cast_to, options, *, stream, stream_cls)`."""
-        exchange = safely("open", self._open, client, args, keywords)
+        if self.has_attempts and has_middleware(client):
+            return wrapped(*args, **keywords)  # each of its attempts is a call
+        exchange = safely("open", self._open, Exchange, client, args, keywords)
         if exchange is None:
             result = wrapped(*args, **keywords)
             return self._poll(result, args, keywords) if self.engine.parked else result
-        active = exchange.active
-        active.admit()
-        exchange.apply()
-        exchange.enter()
+        return self._run(exchange, wrapped)
+
+    def attempt(self, wrapped: Wrapped, client: Any, args: Arguments, keywords: Keywords) -> Any:
+        """Around `SyncAPIClient._attempt_request(options, *, stream, …)`, for clients with middleware."""
+        exchange = safely("open", self._open, Attempt, client, args, keywords) if has_middleware(client) else None
+        return wrapped(*args, **keywords) if exchange is None else self._run(exchange, wrapped)
+
+    def _run(self, exchange: Exchange, wrapped: Wrapped) -> Any:
         try:
-            result = wrapped(*exchange.args, **exchange.keywords)
-        except BaseException as error:
-            if not exchange.again(error):
-                active.fail(error)
-                raise
+            exchange.active.admit()
+            exchange.begin()
             try:
-                result = wrapped(*exchange.args, **exchange.keywords)
-            except BaseException as second:
-                active.fail(second)
+                # Unpacked: after a plain call a signal handler of the program could run before the assignment.
+                (result,) = starmap(partial(wrapped, **exchange.keywords), (exchange.args,))
+            except Exception as error:
+                if not exchange.again(error):
+                    raise
+                try:
+                    (result,) = starmap(partial(wrapped, **exchange.keywords), (exchange.args,))
+                except Exception:
+                    if exchange.refusal == "named":
+                        raise
+                    raise error from None
+            exchange.returned(result)
+        except BaseException as error:
+            try:
+                exchange.failed(error)
+            except BaseException as interrupt:
+                exchange.failed(interrupt)
                 raise
-        finally:
-            active.leave()
-        exchange.returned(result)
+            raise
         return result
 
     async def arequest(
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Arguments, keywords: Keywords
     ) -> Any:
         """`request` for `AsyncAPIClient.request`."""
-        exchange = safely("open", self._open, client, args, keywords)
+        if self.has_attempts and has_middleware(client):
+            return await wrapped(*args, **keywords)
+        exchange = safely("open", self._open, Exchange, client, args, keywords)
         if exchange is None:
             result = await wrapped(*args, **keywords)
             return self._poll(result, args, keywords) if self.engine.parked else result
-        active = exchange.active
-        await active.aadmit()
-        exchange.apply()
-        exchange.enter()
+        return await self._arun(exchange, wrapped)
+
+    async def aattempt(
+        self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Arguments, keywords: Keywords
+    ) -> Any:
+        """`attempt` for `AsyncAPIClient._attempt_request`."""
+        exchange = safely("open", self._open, Attempt, client, args, keywords) if has_middleware(client) else None
+        return await (wrapped(*args, **keywords) if exchange is None else self._arun(exchange, wrapped))
+
+    async def _arun(self, exchange: Exchange, wrapped: Callable[..., Awaitable[Any]]) -> Any:
         try:
-            result = await wrapped(*exchange.args, **exchange.keywords)
-        except BaseException as error:
-            if not exchange.again(error):
-                active.fail(error)
-                raise
+            await exchange.active.aadmit()
+            exchange.begin()
             try:
                 result = await wrapped(*exchange.args, **exchange.keywords)
-            except BaseException as second:
-                active.fail(second)
+            except Exception as error:
+                if not exchange.again(error):
+                    raise
+                try:
+                    result = await wrapped(*exchange.args, **exchange.keywords)
+                except Exception:
+                    if exchange.refusal == "named":
+                        raise
+                    raise error from None
+            exchange.returned(result)
+        except BaseException as error:
+            try:
+                exchange.failed(error)
+            except BaseException as interrupt:
+                exchange.failed(interrupt)
                 raise
-        finally:
-            active.leave()
-        exchange.returned(result)
+            raise
         return result
 
-    def _open(self, client: Any, args: Arguments, keywords: Keywords) -> Exchange | None:
-        options = options_of(args, keywords)
+    def _open(self, kind: type[Exchange], client: Any, args: Arguments, keywords: Keywords) -> Exchange | None:
+        options = options_of(args, keywords, kind.options_at)
         endpoint = self.requests.endpoint(self.provider, options)
         if endpoint is None:
             return None
         call, body = self.requests.call(self.provider, endpoint, client, options)
         active = ActiveCall(self.engine, call, endpoint, body)
-        exchange = Exchange(active, client, args, keywords)
+        exchange = kind(active, client, args, keywords)
         exchange.native = (
-            self.has_native and self.engine.foreign != "own" and getattr(client, "_tracer", None) is not None
+            kind is Exchange
+            and self.has_native
+            and self.engine.foreign != "own"
+            and getattr(client, "_tracer", None) is not None
         )
         if (
             call.stream
@@ -144,16 +187,19 @@ class Drivers:
         active = current.get()
         if active is not None:
             active.attempts += 1
+            error = sys.exception()
+            if error is not None and safely("retry", may_be_billed, error):
+                active.risky = True
         return wrapped(*args, **keywords)
 
     def native_span(self, wrapped: Wrapped, client: Any, args: Arguments, keywords: Keywords) -> Any:
         """Around the function by which the SDK starts a span of its own for the call under way."""
         del client
         active = current.get()
+        if self.engine.foreign == "own" and (active is not None or self._is_billed(args)):
+            return None  # the SDK takes None for "no span"
         if active is None:
             return wrapped(*args, **keywords)
-        if self.engine.foreign == "own":
-            return None  # the SDK takes None for "no span"
         span = wrapped(*args, **keywords)
         if active.span is not None:
             return span  # a call inside the call, or others' span was there first
@@ -163,6 +209,10 @@ class Drivers:
         adopted = AdoptedSpan(span)
         active.adopt(adopted)
         return adopted
+
+    def _is_billed(self, args: Arguments) -> bool:
+        """Whether a span is to be started for a billed request: (tracer, base URL, options, …) are the arguments."""
+        return bool(safely("native span", lambda: self.requests.endpoint(self.provider, args[2]) is not None))
 
 
 def parked_at(url: str, provider: Provider, parked: Mapping[str, ActiveCall]) -> ActiveCall | None:

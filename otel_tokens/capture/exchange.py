@@ -7,11 +7,20 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
+from otel_tokens.capture.failure import answer_in, may_be_billed, was_sent
 from otel_tokens.capture.foreign import foreign_span
-from otel_tokens.capture.request import Options, ask_for_usage, rejects_usage_option, unask, usage_option, with_ours
+from otel_tokens.capture.request import (
+    Options,
+    Refusal,
+    ask_for_usage,
+    refusal_of_option,
+    unask,
+    usage_option,
+    with_ours,
+)
 from otel_tokens.capture.stream import attach, read_held
 from otel_tokens.lifecycle import ActiveCall
-from otel_tokens.safely import report_fault, safely
+from otel_tokens.safely import interruption, report_fault, safely
 from otel_tokens.usage.read import get
 from otel_tokens.values import Reservation
 
@@ -22,7 +31,9 @@ Keywords = Mapping[str, Any]
 class Exchange:
     """One call's request as it goes out and its result as it comes back."""
 
-    __slots__ = ("active", "args", "client", "keywords", "native")
+    __slots__ = ("active", "args", "client", "keywords", "native", "refusal", "result", "sending")
+    options_at = 1
+    """Where the options stand among the positional arguments."""
 
     def __init__(self, active: ActiveCall, client: Any, args: Arguments, keywords: Keywords) -> None:
         self.active = active
@@ -30,14 +41,18 @@ class Exchange:
         self.args = args
         self.keywords = keywords
         self.native = False
+        self.sending = False
+        self.refusal: Refusal | None = None
+        self.result: Any = None
 
     def _own_options(self) -> Options:
         """The options to change: copies, as the caller may send what they gave once more."""
-        made = copy(options_of(self.args, self.keywords))
+        made = copy(options_of(self.args, self.keywords, self.options_at))
         if "options" in self.keywords:
             self.keywords = {**self.keywords, "options": made}
         else:
-            self.args = (self.args[0], made, *self.args[2:])
+            at = self.options_at
+            self.args = (*self.args[:at], made, *self.args[at + 1 :])
         return made
 
     def ask_for_usage(self, body: Mapping[str, Any]) -> None:
@@ -49,53 +64,110 @@ class Exchange:
             ask_for_usage(self._own_options(), wanted)
             active.hide_usage = True
 
-    def enter(self) -> None:
-        """Make the call current, with the span it will have."""
-        found = safely("foreign span", foreign_span, self.active.engine.foreign == "own")
-        self.active.enter(found, native=self.native)
+    def begin(self) -> None:
+        """Change the request as the guard decided, make the call current, with the span it will have."""
+        self.apply()
+        self.active.enter(safely("foreign span", self.foreign_span), native=self.native)
+        self.sending = True
+
+    def foreign_span(self) -> Any:
+        """The span that another instrumentation has started for this call, or None."""
+        return foreign_span(self.active.engine.foreign == "own")
 
     def apply(self) -> None:
         """Put what the guard decided (another model, a smaller bound, a time cap) into the request."""
-        lease = self.active.lease
-        if lease is not None and (lease.model or lease.max_output or lease.timeout):
-            safely("apply lease", self._apply, lease)
+        reservation = self.active.reservation
+        if reservation is not None and (reservation.model or reservation.max_output or reservation.timeout):
+            safely("apply reservation", self._apply, reservation)
 
-    def _apply(self, lease: Reservation) -> None:
+    def _apply(self, reservation: Reservation) -> None:
         active, options = self.active, self._own_options()
         changed: dict[str, Any] = {}
-        if lease.model:
-            changed["model"] = lease.model
-        if lease.max_output:
+        if reservation.model:
+            changed["model"] = reservation.model
+        if reservation.max_output:
             names = active.endpoint.max_output
             body = active.body or {}
-            changed[next((name for name in names if name in body), names[0])] = lease.max_output
+            changed[next((name for name in names if name in body), names[0])] = reservation.max_output
         if changed:
             place = "extra_json" if options.extra_json and set(changed) & set(options.extra_json) else "json_data"
             setattr(options, place, {**getattr(options, place), **changed})
-        if lease.timeout is not None:
+        if reservation.timeout is not None:
             given = _seconds(getattr(options, "timeout", None))
             if given is None:
                 given = _seconds(getattr(self.client, "timeout", None))
-            if given is None or given > lease.timeout:
-                options.timeout = lease.timeout
+            if given is None or given > reservation.timeout:
+                options.timeout = reservation.timeout
 
-    def again(self, error: BaseException) -> bool:
-        """Whether to send once more because the host refused the option we had added; remembers the host."""
-        if not self.active.hide_usage or not safely("rejection", rejects_usage_option, error):
-            return False
+    def again(self, error: Exception) -> bool:
+        """Whether to send once more because the host may have refused the option that we added.
+
+        A host that does not say so clearly is only asked again while it has never sent usage on request.
+        """
         active, call = self.active, self.active.call
-        unask(options_of(self.args, self.keywords))
+        refusal = safely("refusal", refusal_of_option, error) if active.hide_usage else None
+        if refusal is None or (
+            refusal == "perhaps" and (call.server_address, call.server_port) in active.engine.usage_option
+        ):
+            return False
+        unask(options_of(self.args, self.keywords, self.options_at))
         active.hide_usage = False
         active.attempts += 1
-        active.engine.no_usage_option.add((call.server_address, call.server_port))
+        self.refusal = refusal
+        if refusal == "named":
+            self._remember_refusal()
         return True
 
+    def _remember_refusal(self) -> None:
+        call = self.active.call
+        self.active.engine.no_usage_option.add((call.server_address, call.server_port))
+
+    def failed(self, error: BaseException) -> None:
+        """End the call after an exception: of the SDK, or of a signal handler of the program anywhere in between."""
+        active = self.active
+        active.leave()
+        if active.ended:
+            return
+        active.sent = self.sending and safely("sent", self._was_sent, error) is not False
+        if active.sent:
+            active.unbilled = self.result is None and safely("billed", self._may_be_billed, error) is False
+            safely("answer of a failed call", self._read_answer, error)
+        active.fail(error)
+
+    def _was_sent(self, error: BaseException) -> bool:
+        if isinstance(error, Exception) and interruption(error) is None:
+            return True  # every error of the SDK is recorded
+        if isinstance(error, GeneratorExit):
+            return True  # a coroutine that was closed: its traceback does not tell
+        return self.result is not None or self.active.attempts > 1 or was_sent(error)
+
+    def _may_be_billed(self, error: BaseException) -> bool:
+        return self.active.risky or may_be_billed(error)
+
+    def _read_answer(self, error: BaseException) -> None:
+        """Read the usage of an answer that came, though the SDK or the program could not use it."""
+        if self.active.facts.complete:
+            return
+        result = answer_in(error) if self.result is None else self.result
+        response = response_of(result)
+        if response is not None:
+            result = json_of(response) if response.is_closed else None
+        if result is not None:
+            self.active.see(result)
+
     def returned(self, result: Any) -> None:
-        """The SDK has answered: take a whole response now, or follow the body until it ends."""
+        """The SDK has answered: read a whole response now, or follow the body until it ends."""
+        self.result = result
+        active = self.active
+        active.leave()
+        active.sent = True
+        if self.refusal is not None:
+            self._remember_refusal()
         try:
             self._returned(result)
-        except Exception as error:  # the wall: a strange result still ends the call
-            self.active.end("ok")
+        except Exception as error:
+            if interruption(error) is None:
+                active.end("ok")  # a strange result ends the call all the same
             report_fault("returned", error)
 
     def _returned(self, result: Any) -> None:
@@ -125,9 +197,9 @@ class Exchange:
             active.end("ok")
 
 
-def options_of(args: Arguments, keywords: Keywords) -> Options:
-    """What an SDK's request function was told to send."""
-    return keywords["options"] if "options" in keywords else args[1]
+def options_of(args: Arguments, keywords: Keywords, at: int = 1) -> Options:
+    """The options among the arguments of an SDK's request function: `at` is their position."""
+    return keywords["options"] if "options" in keywords else args[at]
 
 
 def _seconds(timeout: Any) -> float | None:

@@ -29,6 +29,8 @@ OF_SDKS = re.compile(
     r"(openai|anthropic)(_v\d+)?|opentelemetry\.util\.genai|openlit)(\.|$)"
 )
 """Scope names of others that instrument our SDKs: the span that is current in a call is the call's."""
+SDK_SCOPE = "com.anthropic.sdk.python"
+"""Scope name of the spans that an SDK makes itself; a platform's name may follow it."""
 RELATED = ("opentelemetry.instrumentation.", "openinference.instrumentation.", "logfire.")
 """Prefixes of scope names under which frameworks record: a span is a call's only if it says so."""
 CALLS = frozenset({"chat", "text_completion", "embeddings", "generate_content", "completion", "LLM", "EMBEDDING"})
@@ -40,14 +42,17 @@ _taken: WeakSet[Any] = WeakSet()
 _stays: set[str] = set()
 
 
-def foreign_span(own: bool = False) -> Span | None:
+def foreign_span(own: bool = False, also: str | None = None) -> Span | None:
     """The current span, if another LLM instrumentation has just opened it for this call. Given out once.
 
-    `own`: its instrumentor was switched on after us; it is taken off, and this is its last call.
+    `own`: its instrumentor was switched on after us; it is taken off, and this is its last call. `also`: the beginning
+    of a scope name whose spans count as well.
     """
     span: Any = trace.get_current_span()
     name = getattr(getattr(span, "instrumentation_scope", None), "name", None)
-    if not isinstance(name, str) or not span.is_recording() or not _is_calls(name, span) or span in _taken:
+    if not isinstance(name, str) or not span.is_recording() or span in _taken:
+        return None
+    if not _is_calls(name, span) and not (also is not None and name.startswith(also)):
         return None
     _taken.add(span)
     if own and name not in _stays and OF_SDKS.match(name):
@@ -83,13 +88,13 @@ class AdoptedSpan(Span):
     def __init__(self, inner: Span) -> None:
         self._inner = inner
         self._lock = threading.Lock()
-        self._waiting = 2
+        self._writers = {"sdk", "ours"}
         self._end_time: int | None = None
 
-    def _done(self) -> None:
+    def _done(self, writer: str) -> None:
         with self._lock:
-            self._waiting -= 1
-            last = self._waiting == 0
+            self._writers.discard(writer)
+            last = not self._writers and self._inner.is_recording()
         if last:
             self._inner.end(self._end_time)
 
@@ -97,11 +102,11 @@ class AdoptedSpan(Span):
         """The SDK is done with the span."""
         if self._end_time is None:
             self._end_time = end_time or time.time_ns()
-            self._done()
+        self._done("sdk")
 
     def release(self) -> None:
-        """We are done with the span."""
-        self._done()
+        """We are done with the span. A second time it does nothing."""
+        self._done("ours")
 
     def get_span_context(self) -> SpanContext:
         """The real span's context."""

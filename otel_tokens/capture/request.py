@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 from otel_tokens.providers.hosts import Host
@@ -173,12 +173,24 @@ def unask(options: Options) -> None:
             setattr(options, place, rest if ours.instead_of is None else {**rest, "stream_options": ours.instead_of})
 
 
-def rejects_usage_option(error: BaseException) -> bool:
-    """Whether a host refused the request for the option we added, and not for what the caller wrote."""
-    if getattr(error, "status_code", None) not in (400, 404, 422):
-        return False
+Refusal = Literal["named", "perhaps"]
+
+
+def refusal_of_option(error: Exception) -> Refusal | None:
+    """Whether a host refused a request for the option that we added.
+
+    "named": the answer names the option. "perhaps": it says that the request is wrong and does not say what is wrong.
+    """
+    status = getattr(error, "status_code", None)
+    if status not in _REFUSALS:
+        return None
     said = f"{error} {getattr(error, 'body', '')}"
-    return "stream_options" in said or "include_usage" in said
+    if "stream_options" in said or "include_usage" in said:
+        return "named"
+    return None if status == 404 or getattr(error, "param", None) else "perhaps"
+
+
+_REFUSALS = (400, 404, 422, 501)
 
 
 def _bound(value: Any) -> int | None:

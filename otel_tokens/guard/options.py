@@ -30,8 +30,11 @@ class Price(Protocol):
         ...
 
 
-class Straight(Protocol):
-    """The line of a price, given one token in and one out of the kind that is asked about; None where it is none."""
+class LinearPrice(Protocol):
+    """Gives the price of a kind of call as a linear function of its tokens; None where the price is not linear.
+
+    The kind is given by two usages: `given` has one input token of it, `output` has one output token.
+    """
 
     def __call__(
         self,
@@ -46,7 +49,7 @@ class Straight(Protocol):
         geo: str | None = None,
         address: str | None = None,
     ) -> PriceLine | None:
-        """The line; it never lies below the price."""
+        """The line. It never lies below the price."""
         ...
 
 
@@ -85,7 +88,7 @@ class GuardOptions:
     clamp_unbounded: bool = True
     max_output: Callable[[str, str], int | None] | None = None
     dearest: Callable[[str, Usage, float], Cost] | None = None
-    straight: Straight | None = None
+    straight: LinearPrice | None = None
     queue: int = 10_000
     tags: Callable[[], Mapping[str, str]] = _no_tags
     on_pause: Callable[[Any], object] | None = None

@@ -1,58 +1,93 @@
-"""The last part of a call's story: from facts to usage, cost and record, to the sinks, to settlement."""
+"""The end of a call: from facts to usage, cost and record, to the sinks, to settlement."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from otel_tokens.errors import BudgetExceededError
 from otel_tokens.lifecycle.sizes import remember
-from otel_tokens.safely import safely
+from otel_tokens.lifecycle.state import CallState
+from otel_tokens.safely import interrupted_us, report_fault, safely
 from otel_tokens.usage.normalise import normalise
 from otel_tokens.values import FREE, UNPRICED, Cost, Outcome, Record, Usage, make
 
-if TYPE_CHECKING:
-    from otel_tokens.lifecycle.active import ActiveCall
+Step = tuple[str, Callable[[Any], object]]
 
 
 class Ending:
-    """The last part of the story: from facts to record, to the sinks, to settlement."""
+    """Ends one call: makes its record, gives it to the sinks, finishes the span, settles the budget.
 
-    __slots__ = ("active", "error", "finished", "outcome")
+    Calling it again after an exception goes on with the first step that is not done. `resumed` says that it is so.
+    """
 
-    def __init__(self, active: ActiveCall, outcome: Outcome, error: BaseException | None, finished: float) -> None:
+    __slots__ = ("_done", "active", "error", "finished", "outcome", "resumed")
+
+    def __init__(self, active: CallState, outcome: Outcome, error: BaseException | None, finished: float) -> None:
         self.active = active
         self.outcome: Outcome = outcome
         self.error = error
         self.finished = finished
+        self.resumed = False
+        self._done: list[Any] = []  # the record (None after a fault of ours), then what each step returned
 
-    def __call__(self) -> Record | None:
-        """Do it; the record, or None after a fault of ours."""
+    def __call__(self) -> None:
+        """Do what is left to do."""
         active = self.active
-        engine = active.engine
-        if active.span is None or not (active.own_span or active.span.is_recording()):
-            # The SDK was to open a span of its own and did not, or others have ended theirs: a stream went on after it.
-            active.span, active.own_span = safely("spans.late", engine.spans.late, active.call, active.span), True
-        record = safely("record", self.record)
-        if record is not None:
-            for name, sink in engine.sinks:
-                safely(name, sink, record)
-        if active.span is not None:
-            safely("spans.finish", self._finish_span, record)
-        if active.lease is not None and engine.guard is not None:
-            safely("guard.settle", self._settle, record)
+        if not active.sent:
+            self._release()
+            return
+        done = self._done
+        if not done:
+            done.append(safely("record", self._begin))
+        record: Record | None = done[0]
+        for name, step in self._steps(record)[len(done) - 1 :]:
+            try:
+                # The step and the mark that it is done: no signal handler of the program can run between them.
+                done.extend(map(step, (record,)))
+            except BaseException as error:
+                if not interrupted_us(error):
+                    done.append(None)
+                if isinstance(error, BudgetExceededError) or not isinstance(error, Exception):
+                    raise
+                report_fault(name, error)
         active.body = None
-        return record
+
+    def _steps(self, record: Record | None) -> tuple[Step, ...]:
+        active = self.active
+        last: tuple[Step, ...] = ()
+        if active.span is not None:
+            last = (("spans.finish", self._finish_span),)
+        if active.reservation is not None and active.engine.guard is not None:
+            last = (*last, ("guard.settle", self._settle))
+        return last if record is None else (*active.engine.sinks, *last)
+
+    def _begin(self) -> Record:
+        active = self.active
+        if active.span is None or not (active.own_span or active.span.is_recording()):
+            # The SDK did not start the span it was to start, or others have ended theirs before a stream's end.
+            late = active.engine.spans.late
+            active.span, active.own_span = safely("spans.late", late, active.call, active.span), True
+        return self.record()
+
+    def _release(self) -> None:
+        guard, reservation = self.active.engine.guard, self.active.reservation
+        if guard is not None and reservation is not None:
+            safely("guard.release", guard.release, reservation)
 
     def _finish_span(self, record: Record | None) -> None:
         active = self.active
         spans, span = active.engine.spans, active.span
+        if self.resumed and active.own_span and not span.is_recording():
+            return  # it has ended
         try:
             if record is None:
                 pass
             elif active.own_span:
-                spans.finish(span, record, error=self.error, lease=active.lease)
+                spans.finish(span, record, error=self.error, lease=active.reservation)
             else:
-                spans.annotate(span, record, lease=active.lease)
+                spans.annotate(span, record, lease=active.reservation)
         finally:
             if active.own_span and record is None:
                 span.end()
@@ -63,18 +98,13 @@ class Ending:
 
     def _settle(self, record: Record | None) -> None:
         active = self.active
-        guard, lease = active.engine.guard, active.lease
-        if guard is None or lease is None:
+        guard, reservation = active.engine.guard, active.reservation
+        if guard is None or reservation is None:
             return
-        if record is None:
-            guard.release(lease)  # a fault of ours: the caller's budget must not stay reserved
-        elif record.outcome == "error" and record.usage.origin == "missing" and active.first is None:
-            if _answer_lost(self.error):
-                guard.settle(lease, record)  # it was sent, and may be worked on and billed
-            else:
-                guard.release(lease)  # the provider refused, or was never reached
+        if record is None or (active.unbilled and record.usage.origin == "missing"):
+            guard.release(reservation)  # after a fault of ours the caller's budget must not stay reserved
         else:
-            guard.settle(lease, record)
+            guard.settle(reservation, record)
 
     def record(self) -> Record:
         """Everything known of the call."""
@@ -109,7 +139,7 @@ class Ending:
             "attempts": active.attempts,
             "trace_id": trace_id,
             "span_id": span_id,
-            "decision": active.lease.decision if active.lease is not None else None,
+            "decision": active.reservation.decision if active.reservation is not None else None,
         }
         return make(Record, values)
 
@@ -176,19 +206,6 @@ class Ending:
             return replace(usage, output=output, origin="partial", total=None, reported=usage.reported - {"output"})
         given = estimator.tokens(model, "input", active.input_bytes())
         return replace(usage, input=given, output=output, origin="estimated", total=None)
-
-
-_LOST = frozenset({"ReadTimeout", "ReadError", "RemoteProtocolError", "APIResponseValidationError"})
-"""What HTTP clients and SDKs raise once a request is out and its answer does not come, or cannot be read."""
-
-
-def _answer_lost(error: BaseException | None) -> bool:
-    """Whether the call failed after it was sent: by what the SDK's error was raised from."""
-    for _ in range(5):
-        if error is None or type(error).__name__ in _LOST:
-            return error is not None
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _error_type(error: BaseException | None) -> str | None:

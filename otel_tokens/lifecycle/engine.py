@@ -57,12 +57,16 @@ class SpanWriter(Protocol):
         """Add our attributes to another instrumentation's span."""
         ...
 
-    def attach(self, span: Any) -> Any:
-        """Make the span current; returns a token."""
+    def context(self) -> Any:
+        """The current context."""
         ...
 
-    def detach(self, token: Any) -> None:
-        """Undo `attach`."""
+    def attach(self, span: Any) -> None:
+        """Make the span current."""
+        ...
+
+    def restore(self, context: Any) -> None:
+        """Make a context current that was current before."""
         ...
 
     def ids(self, span: Any) -> tuple[str | None, str | None]:
@@ -98,6 +102,8 @@ class BudgetGuard(Protocol):
         ...
 
 
+Server = tuple[str | None, int | None]
+"""Address and port."""
 Parked = dict[str, Any]
 """Calls that run on at the provider (`background`), by response id, oldest first."""
 MAX_PARKED = 10_000
@@ -106,7 +112,11 @@ MAX_REMEMBERED = 10_000
 
 @dataclass(slots=True, eq=False, repr=False)
 class Engine:
-    """What every call needs, built once by the composition root."""
+    """What every call needs, built once by the composition root.
+
+    `no_usage_option` are the servers that refuse to be asked for usage in a stream, or send it unasked; `usage_option`
+    those that have sent it when asked.
+    """
 
     price: Price
     spans: SpanWriter
@@ -119,7 +129,8 @@ class Engine:
     parked: Parked = field(default_factory=dict[str, Any])
     remembered: dict[str, int] = field(default_factory=dict[str, int])
     streams: WeakSet[Any] = field(default_factory=WeakSet[Any])
-    no_usage_option: set[tuple[str | None, int | None]] = field(default_factory=set[tuple[str | None, int | None]])
+    no_usage_option: set[Server] = field(default_factory=set[Server])
+    usage_option: set[Server] = field(default_factory=set[Server])
 
     def remember(self, key: str, tokens: int) -> None:
         """Keep how long a conversation is that the provider remembers; the oldest are forgotten."""
@@ -133,7 +144,8 @@ class Engine:
         while self.parked:
             self.parked.pop(next(iter(self.parked))).end("ok")
         for active in list(self.streams):
-            active.end("abandoned")
+            if not active.dropped:
+                active.end("abandoned")
 
     def forget_open(self) -> None:
         """In a forked child: the calls that are under way are the parent's to record."""

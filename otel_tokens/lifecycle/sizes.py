@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
+from otel_tokens.lifecycle.state import CallState
 from otel_tokens.usage.read import dig, dig_all, first
 from otel_tokens.usage.size import measure
 from otel_tokens.values import CallSizes, make
-
-if TYPE_CHECKING:
-    from otel_tokens.lifecycle.active import ActiveCall
 
 SMALLEST_CACHED = 1024
 """Shorter prompts are not cached unless the request marks what is to be (OpenAI's guide on prompt caching)."""
 
 
-def sizes(active: ActiveCall, model: str | None = None) -> CallSizes:
+def sizes(active: CallState, model: str | None = None) -> CallSizes:
     """How large the call may become. Keeps the measure on the call, for its report to be compared with."""
     body, call, endpoint = active.body or {}, active.call, active.endpoint
     size = active.size = measure(endpoint, body, model or call.model)
@@ -61,15 +59,15 @@ def _compacts(body: Mapping[str, Any]) -> bool:
     return any(str(kind).startswith("compact") for kind in kinds)
 
 
-def _again(held: ref[ActiveCall], model: str) -> CallSizes:
-    # Not the call itself: it holds its lease, and a circle would keep a dropped stream's call alive.
+def _again(held: ref[CallState], model: str) -> CallSizes:
+    # Not the call itself: it holds its reservation, and a circle would keep a dropped stream's call alive.
     active = held()
     if active is None:
         raise ReferenceError("the call is over")
     return sizes(active, model)
 
 
-def remember(active: ActiveCall, tokens: int) -> None:
+def remember(active: CallState, tokens: int) -> None:
     """Keep the tokens of a conversation that the provider remembers, by the ids that go on with it."""
     history = active.endpoint.history
     if not history:

@@ -57,7 +57,7 @@ PROVIDER = Provider(
     sdk="anthropic",
     package="anthropic",
     distribution="anthropic",
-    targets=stainless("anthropic", native_span=True),
+    targets=stainless("anthropic", native_span=True, middleware=True),
     endpoints=(MESSAGES,),
     tested=("1.0", "2.14"),
     native_switch="ANTHROPIC_OPEN_TELEMETRY",

@@ -12,8 +12,9 @@ from typing import Literal
 
 from otel_tokens import conventions as c
 
-TargetKind = Literal["request", "arequest", "stream", "astream", "retry", "native_span"]
-"""request/arequest: one HTTP exchange, above the SDK's retries. stream/astream: the generator of parsed chunks.
+TargetKind = Literal["request", "arequest", "attempt", "aattempt", "stream", "astream", "retry", "native_span"]
+"""request/arequest: one HTTP exchange, above the SDK's retries. attempt/aattempt: one attempt of it, for clients with
+middleware. stream/astream: the generator of parsed chunks.
 retry: called once before each further attempt. native_span: the SDK's own function that starts a span."""
 
 
@@ -93,7 +94,7 @@ class Provider:
     clients: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def stainless(package: str, *, native_span: bool = False) -> tuple[Target, ...]:
+def stainless(package: str, *, native_span: bool = False, middleware: bool = False) -> tuple[Target, ...]:
     """The targets that every SDK of the Stainless generator shares."""
     base, streaming = f"{package}._base_client", f"{package}._streaming"
     targets = (
@@ -104,6 +105,11 @@ def stainless(package: str, *, native_span: bool = False) -> tuple[Target, ...]:
         Target(base, "SyncAPIClient._sleep_for_retry", "retry", optional=True),
         Target(base, "AsyncAPIClient._sleep_for_retry", "retry", optional=True),
     )
+    if middleware:
+        targets += (
+            Target(base, "SyncAPIClient._attempt_request", "attempt", optional=True),
+            Target(base, "AsyncAPIClient._attempt_request", "aattempt", optional=True),
+        )
     if native_span:
         targets += (Target(base, "start_api_call_span", "native_span", optional=True),)
     return targets

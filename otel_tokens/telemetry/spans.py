@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping
-from contextvars import Token
 from typing import Any
 
 from opentelemetry import context as context_api
@@ -233,13 +232,20 @@ class Spans:
             found[names.BUDGET_NAME], found[names.BUDGET_RATIO] = fullest
         return found
 
-    def attach(self, span: Span) -> Token[Context]:
-        """Make `span` current; `detach` the token in the same context."""
-        return context_api.attach(trace.set_span_in_context(span))
+    def context(self) -> Context:
+        """The current context."""
+        return context_api.get_current()
 
-    def detach(self, token: Token[Context]) -> None:
-        """Undo `attach`."""
-        context_api.detach(token)
+    def attach(self, span: Span) -> None:
+        """Make `span` current. `restore` what `context()` was before, in the same context of Python's."""
+        context_api.attach(trace.set_span_in_context(span))
+
+    def restore(self, context: Context) -> None:
+        """Make `context` current again.
+
+        Without a token: an exception of a signal handler may lose it between `attach` and its assignment.
+        """
+        context_api.attach(context)
 
     def ids(self, span: Span) -> tuple[str | None, str | None]:
         """Trace id and span id in hex, (None, None) without a valid span."""

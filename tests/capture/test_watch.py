@@ -160,7 +160,7 @@ def test_another_finder_in_front(module: Packages, monkeypatch: pytest.MonkeyPat
 SLOW = """
 import sys, threading
 sys.modules[{test!r}].reached.set()
-assert sys.modules[{test!r}].go_on.wait(60)
+assert sys.modules[{test!r}].go_on.wait(300)
 x = 3
 """
 
@@ -173,7 +173,7 @@ def test_an_import_that_is_under_way_in_another_thread(module: Packages) -> None
     name = module("slow", SLOW.format(test=f"{module.prefix}gate"))
     thread = threading.Thread(target=importlib.import_module, args=(name,))
     thread.start()
-    assert gate.reached.wait(60)  # type: ignore[attr-defined]
+    assert gate.reached.wait(300)  # type: ignore[attr-defined]
     told: list[Any] = []
     heard = threading.Event()
 
@@ -184,8 +184,8 @@ def test_an_import_that_is_under_way_in_another_thread(module: Packages) -> None
     when_imported(name, hear)
     assert told == []
     gate.go_on.set()  # type: ignore[attr-defined]
-    thread.join(60)
-    assert heard.wait(60)
+    thread.join(300)
+    assert heard.wait(300)
     assert told == [3]
 
 
@@ -198,12 +198,12 @@ def test_an_import_under_way_that_we_do_watch_is_told_of_once(module: Packages) 
     when_imported(name, early.append)
     thread = threading.Thread(target=importlib.import_module, args=(name,))
     thread.start()
-    assert gate.reached.wait(60)  # type: ignore[attr-defined]
+    assert gate.reached.wait(300)  # type: ignore[attr-defined]
     late: list[Any] = []
     when_imported(name, late.append)
     assert late == []
     gate.go_on.set()  # type: ignore[attr-defined]
-    thread.join(60)
+    thread.join(300)
     assert (len(early), len(late)) == (1, 1)
 
 
@@ -222,13 +222,13 @@ def test_an_import_under_way_that_fails(module: Packages) -> None:
 
     thread = threading.Thread(target=load)
     thread.start()
-    assert gate.reached.wait(60)  # type: ignore[attr-defined]
+    assert gate.reached.wait(300)  # type: ignore[attr-defined]
     told: list[Any] = []
     when_imported(name, told.append)
     gate.go_on.set()  # type: ignore[attr-defined]
-    thread.join(60)
+    thread.join(300)
     for waiting in [t for t in threading.enumerate() if t.name.startswith("otel-tokens-import")]:
-        waiting.join(60)
+        waiting.join(300)
     assert len(failed) == 1
     assert told == []
     assert name not in sys.modules

@@ -24,7 +24,7 @@ from otel_tokens.values import Record
 
 ROOT = Path(__file__).parents[2]
 CLI = [sys.executable, "-m", "otel_tokens.cli"]
-WAIT = 60.0  # seconds after which a process that should have ended is a failure
+WAIT = 300.0  # seconds after which a process that should have ended is a failure
 
 # What every program under test begins with: `chat(n)` makes n calls of two tokens or so.
 PREAMBLE = """
@@ -59,7 +59,7 @@ class Workshop:
             "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
             "MODEL_URL": server.url,
             "OTEL_TOKENS_STRICT": "1",
-            "OTEL_TOKENS_FLUSH_TIMEOUT": "30",  # the machine may be busy
+            "OTEL_TOKENS_FLUSH_TIMEOUT": "120",  # the machine may be busy
             "XDG_STATE_HOME": str(folder / "state"),
             "HOME": str(folder),
             "NO_PROXY": "127.0.0.1",

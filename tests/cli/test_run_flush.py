@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-LIMIT = 30.0  # seconds for an end that takes two; the machine may be busy
+LIMIT = 60.0  # seconds for an end that takes two; the machine may be busy
 
 
 # Not one long sleep: Python may miss a signal that arrives in the instant before it.
@@ -26,7 +26,7 @@ def test_sigterm_flushes_before_the_end(workshop: Any, collector: Any) -> None:
     process = workshop.start_program(WAITS, "--otlp", collector.url)
     start = time.monotonic()
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == -15
     assert time.monotonic() - start < LIMIT
     assert b"gen_ai.client.inference.usage.input_tokens" in collector.bodies("/v1/metrics")
@@ -41,7 +41,7 @@ def test_a_silent_collector_does_not_hold_the_end_up(workshop: Any) -> None:
         process = workshop.start_program(WAITS, "-q", "--otlp", url, env=endless)
         start = time.monotonic()
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert process.returncode == -15
     assert time.monotonic() - start < LIMIT
     assert len(workshop.records) == 2
@@ -61,7 +61,7 @@ def test_a_programs_own_handler_is_its_own(workshop: Any, collector: Any) -> Non
     """
     process = workshop.start_program(code, "--otlp", collector.url)
     process.terminate()
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert (process.returncode, out) == (3, "stopping\n")
     assert b"input_tokens" in collector.bodies("/v1/metrics")  # by atexit
 
@@ -81,7 +81,7 @@ def test_a_handler_that_is_put_back_and_raised_again(workshop: Any, collector: A
     """
     process = workshop.start_program(code, "-q", "--otlp", collector.url)
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == -15
     assert b"input_tokens" in collector.bodies("/v1/metrics")
 
@@ -103,7 +103,7 @@ def test_terminated_workers_flush_too(workshop: Any, collector: Any) -> None:
         print(worker.exitcode)
     """
     process = workshop.start_program(code, "-q", "--otlp", collector.url)
-    out, err = process.communicate("go\n", timeout=60)
+    out, err = process.communicate("go\n", timeout=300)
     assert out == "-15\n", err
     assert b"worker-model" in collector.bodies("/v1/metrics")
 
@@ -116,7 +116,7 @@ def test_one_process_of_a_run_serves_metrics(workshop: Any, free_port: int) -> N
     subprocess.run([sys.executable, "child.py"], check=True)
     url = f"http://127.0.0.1:{os.environ['OTEL_TOKENS_PROMETHEUS_PORT']}/metrics"
     for _ in range(2):
-        text = urllib.request.urlopen(url, timeout=60).read().decode()
+        text = urllib.request.urlopen(url, timeout=300).read().decode()
     print(sum("otel_tokens_calls" in line for line in text.splitlines()) > 0)
     """
     done = workshop.run_program(code, options=["--port", str(free_port)])
@@ -143,6 +143,6 @@ def test_a_signal_to_the_whole_group_ends_once(workshop: Any) -> None:
     """
     process = workshop.start_program(code, "-q", start_new_session=True)
     os.killpg(process.pid, signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 5
     assert out.startswith("caught\n")

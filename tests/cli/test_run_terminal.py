@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 ROWS, COLUMNS = 20, 80
-WAIT = 60.0
+WAIT = 300.0
 
 
 class Terminal:

@@ -32,7 +32,7 @@ def never() -> threading.Event:
 
 
 def connect(server: ModelServer) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]), timeout=60)
+    return http.client.HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]), timeout=300)
 
 
 async def test_the_sdk_retries_until_a_reply_serves(sdk: Any, make_server: MakeServer) -> None:

@@ -51,7 +51,7 @@ def shell(tmp_path: Path, model_server: ModelServer) -> Any:
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "otel_tokens.cli", *words]
-        return subprocess.run(line, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=60, check=False)
+        return subprocess.run(line, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=300, check=False)
 
     return run
 

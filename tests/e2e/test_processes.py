@@ -24,6 +24,14 @@ def pairs(**starts: str) -> Any:
     return pytest.mark.parametrize(("launch", "method"), found, indirect=["launch"])
 
 
+def starts(*names: str) -> Any:
+    """Parameter `launch`: two of the ways, the one with OpenTelemetry's own set-up among them.
+
+    What is under test happens inside the program: it depends on who set the exporters up, not on who started it.
+    """
+    return pytest.mark.parametrize("launch", names, indirect=True)
+
+
 @pytest.fixture(params=STARTS)
 def launch(request: pytest.FixtureRequest, workshop: Any) -> Any:
     """Runs a program that is metered in one of the three ways."""
@@ -43,6 +51,7 @@ def _dedent(code: str) -> str:
     return textwrap.dedent(code)
 
 
+@starts("opentelemetry-instrument", "instrument()")
 def test_fork(workshop: Any, launch: Any) -> None:
     """Children that end as Python programs do. The parent makes calls before, between and after."""
     launch("""
@@ -63,6 +72,7 @@ def test_fork(workshop: Any, launch: Any) -> None:
     assert sorted(workshop.collector.by_process(c.CALLS.name).values()) == [1, 2, 3, 4]
 
 
+@starts("opentelemetry-instrument", "run")
 def test_children_that_leave_at_once(workshop: Any, launch: Any) -> None:
     """RQ forks a child for each job, Celery one for each worker; both end by os._exit."""
     launch("""
@@ -135,6 +145,7 @@ def test_greenlets(workshop: Any, store: str) -> None:
     workshop.check_ledger(16)
 
 
+@starts("opentelemetry-instrument", "instrument()")
 def test_a_child_in_the_middle_of_the_parents_calls(workshop: Any, launch: Any) -> None:
     """What runs while the process forks (streams, threads, background work) is recorded once, by the parent."""
     launch("""

@@ -47,7 +47,7 @@ class RedisServer:
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
         with (self.folder / f"{self.port}.log").open("ab") as log:
             self.process = subprocess.Popen([program, *where, *self.options], stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not self.answers():
             assert self.process.poll() is None, "the server ended at once"
             assert time.monotonic() < deadline, "the server does not answer"
@@ -68,7 +68,7 @@ class RedisServer:
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(300)
             self.process = None
 
 
@@ -137,7 +137,7 @@ class SqliteKind(StoreKind):
     shared = True
 
     def make(self) -> Store:
-        return SqliteStore(self.request.getfixturevalue("tmp_path") / "budgets.db", timeout=60)
+        return SqliteStore(self.request.getfixturevalue("tmp_path") / "budgets.db", timeout=300)
 
 
 class RedisKind(StoreKind):
@@ -149,7 +149,7 @@ class RedisKind(StoreKind):
         self.prefix = uuid.uuid4().hex
 
     def make(self) -> Store:
-        return RedisStore(self.url, timeout=60, prefix=self.prefix)
+        return RedisStore(self.url, timeout=300, prefix=self.prefix)
 
 
 KINDS: dict[str, type[StoreKind]] = {"memory": MemoryKind, "sqlite": SqliteKind, "redis": RedisKind}

@@ -41,7 +41,7 @@ def hogs() -> Iterator[None]:
     yield
     for process in processes:
         process.kill()
-        process.wait(60)
+        process.wait(300)
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
@@ -256,12 +256,12 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shared]:
     yield place
     for process in place.processes:
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
 
 
 def spent_by(process: subprocess.Popen[str]) -> int:
     """What a spender spent. The store has not failed it."""
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=300)
     assert errors == ""
     spent, failed = map(int, out.split())
     assert failed == 0
@@ -316,11 +316,11 @@ def test_a_process_that_is_stopped_while_it_holds_the_file(tmp_path: Path) -> No
             with pytest.raises(StoreError, match="locked by others"):
                 store.admit(f"other-{n}", slots, [1], 60_000)
         process.send_signal(signal.SIGCONT)
-        assert process.communicate(timeout=60)[0] == "True\n"
+        assert process.communicate(timeout=300)[0] == "True\n"
         assert store.admit("after", slots, [1], 60_000).granted
         assert not store.admit("too many", slots, [1], 60_000).granted
         assert store.read(slots) == [(0, 2, 2)]
     finally:
         process.kill()
-        process.wait(60)
+        process.wait(300)
         store.close()

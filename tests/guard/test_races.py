@@ -116,7 +116,7 @@ def test_without_reservation_the_same_race_overspends(kit: Any) -> None:
     def one(seed: int) -> Decimal:
         rng = random.Random(seed)
         spent = Decimal(0)
-        ready.wait(60)
+        ready.wait(300)
         for n in range(20):
             used, _, limit = guard.store.read(slot)[0]
             amount = rng.randint(500_000, 1_000_000)
@@ -180,7 +180,7 @@ def test_8_processes(kit: Any, store_kind: Any) -> None:
         process.start()
     spent = sum((queue.get() for _ in children), Decimal(0))
     for process in children:
-        process.join(60)
+        process.join(300)
         assert process.exitcode == 0
     ends_clean(last, spent)
     assert spent > CAP / 2
@@ -208,8 +208,8 @@ def test_a_killed_process_gives_back(kit: Any, store_kind: Any) -> None:
     with pytest.raises(BudgetExceededError):
         guard.admit(kit.call(tenant="acme"), kit.sizes(10_000, 20_000))
     process.kill()
-    process.join(60)
-    deadline = time.monotonic() + 60
+    process.join(300)
+    deadline = time.monotonic() + 300
     while any(row.reserved for row in guard.status()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -221,7 +221,7 @@ def test_a_lost_lease_expires_and_gives_back(kit: Any, store: Store) -> None:
     guard.admit(kit.call(), kit.sizes(100, 600))
     with pytest.raises(BudgetExceededError):
         guard.admit(kit.call(), kit.sizes(100, 600))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while guard.status()[0].reserved != 300:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -636,10 +636,13 @@ def test_spent_plus_reserved_never_passes_the_limit_while_threads_run(store: Sto
     done = threading.Event()
     worst = [0]
 
+    def look() -> None:
+        used, reserved, _ = store.read(slots)[0]
+        worst[0] = max(worst[0], used + reserved)
+
     def watch() -> None:
         while not done.is_set():
-            used, reserved, _ = store.read(slots)[0]
-            worst[0] = max(worst[0], used + reserved)
+            look()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -647,6 +650,7 @@ def test_spent_plus_reserved_never_passes_the_limit_while_threads_run(store: Sto
         list(pool.map(lambda w: spend(store, w, 15, slots), range(8)))
     done.set()
     watcher.join()
+    look()  # on a busy machine the thread may not have run in the meantime
     assert 0 < worst[0] <= 200
 
 
@@ -721,7 +725,7 @@ def test_a_store_object_can_be_used_from_a_fork(store: Store) -> None:
     process = context.Process(target=child, args=(queue.put,))
     process.start()
     assert queue.get() is True
-    process.join(10)
+    process.join(300)
     assert process.exitcode == 0
     store.settle("parents", [s], [10])
     assert balance(store, s)[0] in {10, 15}

@@ -35,7 +35,7 @@ class Started:
             self.result = error
 
     def outcome(self) -> Any:
-        self._thread.join(60)
+        self._thread.join(300)
         assert not self._thread.is_alive()
         return self.result
 
@@ -45,7 +45,7 @@ class Started:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -313,11 +313,11 @@ class Prometheus:
     def query(self, expression: str) -> list[float]:
         """The values of an instant query."""
         address = f"http://127.0.0.1:{self.port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(address, timeout=60) as answer:
+        with urllib.request.urlopen(address, timeout=300) as answer:
             result = json.load(answer)["data"]["result"]
         return [float(row["value"][1]) for row in result]
 
-    def wait(self, expression: str, enough: Callable[[list[float]], bool], seconds: float = 90) -> list[float]:
+    def wait(self, expression: str, enough: Callable[[list[float]], bool], seconds: float = 300) -> list[float]:
         """Ask until the answer is `enough`, and return it."""
         end, found = time.monotonic() + seconds, []
         while time.monotonic() < end:
@@ -334,7 +334,7 @@ class Prometheus:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(60)
+        self._process.wait(300)
 
 
 @pytest.fixture

@@ -102,12 +102,12 @@ def test_over_http(make_record, tmp_path):
     address = f"http://127.0.0.1:{server.port}/metrics"
     try:
         with pytest.raises(urllib.error.HTTPError, match="503") as down:
-            urllib.request.urlopen(address, timeout=60)  # no ledger yet: Prometheus shows the target as down
+            urllib.request.urlopen(address, timeout=300)  # no ledger yet: Prometheus shows the target as down
         down.value.close()
         ledger = Ledger(path)
         ledger.write(make_record())
         ledger.close()
-        found = urllib.request.urlopen(address, timeout=60).read().decode()
+        found = urllib.request.urlopen(address, timeout=300).read().decode()
         assert {family.name for family in parse(found)} >= {"otel_tokens_cost_USD", "otel_tokens_calls", "target_info"}
     finally:
         server.close()

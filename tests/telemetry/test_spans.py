@@ -257,9 +257,10 @@ def test_attach_makes_children_nest_and_ids_are_hex(tracing, make_record):
     spans = Spans(provider.get_tracer("otel_tokens"))
     record = make_record()
     span = spans.start(record.call)
-    token = spans.attach(span)
+    before = spans.context()
+    spans.attach(span)
     provider.get_tracer("http").start_span("POST").end()
-    spans.detach(token)
+    spans.restore(before)
     assert trace.get_current_span() is trace.INVALID_SPAN
     spans.finish(span, record)
     child, parent = exporter.get_finished_spans()

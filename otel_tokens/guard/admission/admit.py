@@ -80,7 +80,7 @@ def _usual(state: GuardState, call: Call, sizes: CallSizes) -> ActiveReservation
         values = state.estimator.amounts(plan, call, call.model, sizes, bound=None)
     except UnpricedError:
         raise unpriced(state, plan, call) from None
-    return ActiveReservation(call.id, call, sizes, plan, values, amounts=plan.take(values))
+    return ActiveReservation(call.id, call, sizes, plan, values)
 
 
 def _refused(state: GuardState, reservation: ActiveReservation, answer: Admission) -> Steps[ActiveReservation]:
@@ -167,9 +167,7 @@ class StepwiseAdmission:
         """A reservation for what is about to be asked. A key is never used twice: stores remember released ones."""
         key = self.call.id if not self.asked else f"{self.call.id}.{self.asked}"
         self.asked += 1
-        return ActiveReservation(
-            key, self.call, self.sizes, self.plan, self.values, amounts=self.plan.take(self.values)
-        )
+        return ActiveReservation(key, self.call, self.sizes, self.plan, self.values)
 
     def ask(self, reservation: ActiveReservation) -> Steps[Admission]:
         """Reserve gas, then ask the store; on anything but a grant the gas is put back."""

@@ -32,15 +32,13 @@ class ActiveReservation:
     done: bool = False
     balances: Sequence[Balance] = ()
 
-    def __init__(
-        self, key: str, call: Call, sizes: CallSizes, plan: Plan, values: dict[str, int], *, amounts: Sequence[int]
-    ) -> None:
+    def __init__(self, key: str, call: Call, sizes: CallSizes, plan: Plan, values: dict[str, int]) -> None:
         self.key = key
         self.call = call
         self.sizes = sizes
         self.plan = plan
         self.values = values
-        self.amounts = amounts
+        self.amounts: Sequence[int] = plan.take(values)
 
     @property
     def sent_model(self) -> str:
@@ -55,12 +53,12 @@ class ActiveReservation:
 
     def fullest(self) -> tuple[str, float] | None:
         """The budget used up most at the admission, and its used share; None without an answer of the store."""
-        rows = zip(self.plan.limits, self.balances, strict=False)
-        shares = [(used / most if most > 0 else 1.0, limit.name) for limit, (used, _, most) in rows]
-        if not shares:
-            return None
-        share, name = max(shares)
-        return name, share
+        name, highest = None, -1.0
+        for limit, (used, _, most) in zip(self.plan.limits, self.balances):  # noqa: B905 (no balances, no budget)
+            share = used / most if most > 0 else 1.0
+            if share > highest:
+                name, highest = limit.name, share
+        return None if name is None else (name, highest)
 
     def limit_time(self, seconds: float, limit: Limit) -> None:
         """The call, or its stream, must end within `seconds`, because of `limit`."""

@@ -47,9 +47,9 @@ def granted(state: GuardState, reservation: ActiveReservation, answer: Admission
             state.allowed_locally(plan.limits, warned or (), call=reservation.call, lost=answer.lost)
         elif warned:
             reservation.decision = "warn"
-            state.decisions.warned(plan.tally, warned)
+            state.decisions.warned(plan.decision_key, warned)
         else:
-            state.decisions.allowed(plan.tally)
+            state.decisions.allowed(plan.decision_key)
         state.renewer.hold(reservation)
     return reservation
 
@@ -198,8 +198,9 @@ def booked(state: GuardState, reservation: ActiveReservation, bookings: Sequence
         return
     now = time.time()
     state.burn.append((now, plan.slots, bookings))
-    for (_, after, _, limit), share in zip(bookings, plan.first_shares, strict=True):
-        if after * 1000 >= limit * share:
+    rows = zip(bookings, plan.first_thresholds)  # noqa: B905 (`strict` costs a call)
+    for (_, after, _, limit), (declared, threshold, share) in rows:
+        if after >= threshold if limit == declared else after * 1000 >= limit * share:
             state.running_low = True
             state.crossed(plan.limits, plan.slots, bookings, call=reservation.call, now=int(now * 1000))
             break

@@ -27,7 +27,7 @@ from otel_tokens.values import Call
 
 _MAX_REPORTED = 10_000
 _SAY_LOST_EVERY = 60.0
-BURN_SAMPLES = 4096
+BURN_SAMPLES = 1024
 _LOST: dict[str, str] = {
     "local": "each process goes on by what it last knew of each account",
     "open": "calls go on without being held to their budgets",
@@ -80,8 +80,8 @@ class GuardState:
 
     def warned(self, plan: Plan, balances: Sequence[Balance]) -> set[str]:
         """The budgets of the plan that have passed their first threshold."""
-        rows = zip(plan.limits, balances, plan.first_shares, strict=True)
-        return {limit.name for limit, (used, _, most), share in rows if used * 1000 >= most * share}
+        rows = zip(plan.limits, balances, plan.first_thresholds, strict=True)
+        return {limit.name for limit, (used, _, most), (_, _, share) in rows if used * 1000 >= most * share}
 
     # ---- telling ----------------------------------------------------------------------------------------------------
     def report(

@@ -26,10 +26,10 @@ def test_a_killed_process_gives_its_reservations_back(place, run_worker) -> None
     worker = run_worker(place, "hold", 2500)
     assert worker.stdout.readline() == "ready\n", worker.stderr.read()
     worker.send_signal(signal.SIGKILL)
-    worker.wait(60)
+    worker.wait(300)
     assert store.read(CAP)[0] == (0, 4000, 4000)
     assert not store.admit("other", CAP, [10, 10], TTL).granted
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not store.admit("other", CAP, [4000, 4000], TTL).granted:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -44,8 +44,8 @@ def test_killed_in_the_middle_of_writing(place, run_worker) -> None:
         assert worker.stdout.readline() == "ready\n", worker.stderr.read()
         time.sleep(0.05)
         worker.send_signal(signal.SIGKILL)
-        worker.wait(60)
-    deadline = time.monotonic() + 60
+        worker.wait(300)
+    deadline = time.monotonic() + 300
     while store.read(CAP)[0] != (0, 0, 4000):
         assert time.monotonic() < deadline, store.read(CAP)
         time.sleep(0.02)
@@ -57,7 +57,7 @@ def test_a_clock_that_is_wrong_moves_no_window(place, run_worker) -> None:
     start = store.now() - 1000
     day = Slot("day|t|", "day", "tokens", "", 100, start, start + 3_600_000)
     worker = run_worker(place, "skewed", day.start, day.end)
-    stdout, stderr = worker.communicate(timeout=60)
+    stdout, stderr = worker.communicate(timeout=300)
     assert (stdout.split(), stderr) == (["moved", "True", "True"], "")
     assert store.read([day]) == [(60, 0, 100)]
     assert not store.admit("here", [day], [41], TTL).granted
@@ -69,7 +69,7 @@ def fork_and_call(story) -> None:  # type: ignore[no-untyped-def]
     context = multiprocessing.get_context("fork")
     process = context.Process(target=story)
     process.start()
-    process.join(60)
+    process.join(300)
     assert process.exitcode == 0
 
 
@@ -122,7 +122,7 @@ def test_forks_while_threads_and_a_loop_are_at_it(place) -> None:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(60)
+            thread.join(300)
     assert faults == []
     assert store.read(CAP)[0] == (100, 0, 4000)
 

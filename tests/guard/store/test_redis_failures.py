@@ -118,7 +118,7 @@ def test_killed_in_the_middle_of_a_race(make_redis, open_redis) -> None:
         for _ in range(2):
             time.sleep(0.15)
             server.kill()
-            known, deadline = len(failures), time.monotonic() + 60
+            known, deadline = len(failures), time.monotonic() + 300
             while len(failures) == known and time.monotonic() < deadline:
                 time.sleep(0.01)
             server.start()
@@ -152,7 +152,7 @@ def test_a_paused_server_costs_a_call_its_timeout(redis_server, open_redis) -> N
         assert time.monotonic() - began < TIMEOUT + 2 * SLACK
     finally:
         redis_server.send(signal.SIGCONT)
-    deadline, patient = time.monotonic() + 60, open_redis(redis_server.url, 30)
+    deadline, patient = time.monotonic() + 300, open_redis(redis_server.url, 30)
     while patient.read(S) != [(0, 100, 1000)]:  # what was still on its way is given back after its time
         assert time.monotonic() < deadline
         time.sleep(0.02)

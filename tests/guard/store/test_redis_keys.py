@@ -125,7 +125,7 @@ def test_a_crowd_of_expired_leases_is_given_back(server: Server) -> None:
     slot = Slot("b|t|", "b", "tokens", "", 10_000)
     for n in range(1500):
         server.store.admit(f"k{n}", [slot], [1], 1000)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while server.store.read([slot])[0][1]:
         assert time.monotonic() < deadline
         time.sleep(0.02)

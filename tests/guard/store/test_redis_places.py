@@ -47,7 +47,7 @@ def command(port: int, *words: str | int) -> str:
         return link.recv(65536).decode()
 
 
-def eventually(check: Callable[[], bool], seconds: float = 60) -> None:
+def eventually(check: Callable[[], bool], seconds: float = 300) -> None:
     """A server that starts, or changes its role, drops its connections: it is asked again."""
     deadline = time.monotonic() + seconds
     while True:
@@ -116,7 +116,7 @@ def sentinel(make_redis, tmp_path: Path, new_port: Callable[[], int]) -> Iterato
     eventually(knows_both)
     yield port, servers
     process.kill()
-    process.wait(60)
+    process.wait(300)
 
 
 def test_sentinels_and_a_failover(sentinel: tuple[int, list[Any]], free_port: int) -> None:
@@ -169,7 +169,7 @@ def in_a_fresh_process(code: str) -> tuple[int, str, str]:
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env={**os.environ, "PYTHONPATH": root},
     )

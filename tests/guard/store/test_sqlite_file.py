@@ -255,7 +255,7 @@ def test_read_only() -> None:
 
         process = multiprocessing.get_context("fork").Process(target=child)
         process.start()
-        process.join(60)
+        process.join(300)
         Path(folder).chmod(0o700)
         assert process.exitcode == 0
 
@@ -289,7 +289,7 @@ store.close()
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env={**os.environ, "PYTHONPATH": root},
     )

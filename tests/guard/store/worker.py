@@ -72,6 +72,6 @@ def skewed(store: Store, start: str, end: str) -> None:
 
 if __name__ == "__main__":
     url, prefix, story, *words = sys.argv[1:]
-    store = open_store(url, timeout=60, prefix=prefix)
+    store = open_store(url, timeout=300, prefix=prefix)
     {"spend": spend, "hold": hold, "hammer": hammer, "skewed": skewed}[story](store, *words)
     store.close()

@@ -203,6 +203,14 @@ class LocalStore(Store):
         """`change` without blocking the event loop."""
         return await self.behind.achange(budget, op, unit=unit, scope=scope, amount=amount)
 
+    def mark_paused(self, slot: Slot, until: int) -> None:
+        """Note a waiting call in the store. Raises StoreError."""
+        self.behind.mark_paused(slot, until)
+
+    async def amark_paused(self, slot: Slot, until: int) -> None:
+        """`mark_paused` without blocking the event loop."""
+        await self.behind.amark_paused(slot, until)
+
     def close(self) -> None:
         """Close the store."""
         self.behind.close()

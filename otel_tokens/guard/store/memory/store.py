@@ -158,7 +158,7 @@ class MemoryStore(Store):
 
     def _book_one(self, slot: Slot, amount: int, parts: Sequence[ReservedAmount], now: int) -> Booking:
         account = self._accounts.known.get(slot.key)
-        if account is None or account.start < slot.start:
+        if account is None or account.start < slot.start or account.start > now:
             if slot.end and slot.end <= now:
                 return (0, 0, 0, slot.limit)
             account = self._accounts.open(slot, now)

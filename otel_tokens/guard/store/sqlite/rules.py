@@ -61,7 +61,7 @@ def settle(tables: Tables, key: str, slots: Sequence[Slot], amounts: Sequence[in
 
 def _book(tables: Tables, slot: Slot, amount: int, parts: Sequence[ReservedAmount]) -> Booking:
     account = tables.find(slot.key)
-    if account is None or account.start < slot.start:
+    if account is None or account.start < slot.start or account.start > tables.now:
         if slot.end and slot.end <= tables.now:
             return (0, 0, 0, slot.limit)
         account = tables.open(slot)
