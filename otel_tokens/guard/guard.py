@@ -33,6 +33,7 @@ from otel_tokens.guard.reporting.administration import Status
 from otel_tokens.guard.reporting.events import Decisions, Emit, Event
 from otel_tokens.guard.reporting.forecast import Forecast, clock_forecast, forecast
 from otel_tokens.guard.reservation import settle
+from otel_tokens.guard.reservation.amounts import counted
 from otel_tokens.guard.reservation.gas import Critical, Gas
 from otel_tokens.guard.reservation.renewal import Renewer
 from otel_tokens.guard.reservation.reservation import ActiveReservation
@@ -105,8 +106,8 @@ class Guard:
 
         End it with `settle(reservation, Usage(...))`, or `release(reservation)` if it was never billed.
         """
-        if input_tokens < 0 or (max_output or 0) < 0:
-            raise ValueError("a call uses tokens, not less than 0")
+        input_tokens = counted(input_tokens, "tokens")
+        max_output = None if max_output is None else counted(max_output, "tokens")
         tags = self._state.options.tags()
         call = Call(uuid.uuid4().hex, provider, f"{provider}.{operation}", operation, model, time.time(), tags=tags)
         return self.admit(call, CallSizes(input_tokens, input_tokens, max_output))
@@ -117,6 +118,10 @@ class Guard:
             return await aside(partial(self.admit, call, sizes))
         return await admit.aadmit(self._state, call, sizes)
 
+    def fault(self, call: Call, error: Exception) -> None:
+        """A fault of ours came before `admit`: raises BudgetExceededError where any budget may refuse, by `fail`."""
+        admit.unmeasured(self._state, call, error)
+
     def look(self, reservation: Reservation, output_tokens: int) -> BudgetExceededError | None:
         """The error to end a stream with that has produced about `output_tokens`; one comparison if all is well."""
         at = reservation.look_at
@@ -124,8 +129,11 @@ class Guard:
             return None
         return look(self._state, reservation, output_tokens)
 
-    def settle(self, reservation: Reservation | None, record: Record | Usage) -> None:
-        """Replace the reservation by what the call did cost. Idempotent; never waits for a network."""
+    def settle(self, reservation: Reservation | None, record: Record | Usage | None) -> None:
+        """Replace the reservation by what the call did cost; None: by what was reserved. Never waits for a network.
+
+        The first end of a reservation counts, others do nothing.
+        """
         if not isinstance(reservation, ActiveReservation):
             return
         settle.settle(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from otel_tokens.guard.budgets.units import OPERATIONS
 from otel_tokens.guard.reporting.refusal import AccountState
+from otel_tokens.guard.reservation.amounts import counted
 from otel_tokens.guard.reservation.gas import current_critical
 from otel_tokens.guard.reservation.state import GuardState, operation_key
 from otel_tokens.guard.store.base import Admission, StoreError
@@ -14,8 +15,7 @@ _ROUNDS = 5
 
 def count(state: GuardState, operation: str, amount: int, *, dangerous: bool) -> Steps[None]:
     """Count `amount` operations under the current tags, or raise BudgetExceededError and count none."""
-    if amount < 0:
-        raise ValueError("operations are counted up, never down")
+    amount = counted(amount, "operations")
     wanted = [OPERATIONS, f"{OPERATIONS}:{operation}"]
     if dangerous:
         wanted.append(f"{OPERATIONS}:dangerous")

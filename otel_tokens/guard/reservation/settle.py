@@ -11,6 +11,7 @@ from otel_tokens.guard.budgets import units
 from otel_tokens.guard.estimate.matching import Plan
 from otel_tokens.guard.reporting.events import Event
 from otel_tokens.guard.reporting.refusal import AccountState
+from otel_tokens.guard.reservation.amounts import within_store
 from otel_tokens.guard.reservation.reservation import ActiveReservation
 from otel_tokens.guard.reservation.state import GuardState
 from otel_tokens.guard.store.base import Admission, Booking, StoreError
@@ -102,13 +103,19 @@ def without_store(state: GuardState, reservation: ActiveReservation, error: Exce
 
 def give_up(state: GuardState, reservation: ActiveReservation) -> None:
     """Give back a reservation whose call is not sent. The store may have made it, or not."""
-    reservation.done = True
+    try:
+        _give_back(state, reservation)
+    except BaseException:
+        _give_back(state, reservation)  # interrupted half-way; each step may be done twice
+        raise
+
+
+def _give_back(state: GuardState, reservation: ActiveReservation) -> None:
     state.renewer.drop(reservation.key)
-    if reservation.gas is not None:
-        reservation.gas.settle(reservation.gas_tokens, 0)
-        reservation.gas = None
+    reservation.end_gas(0)
     if reservation.plan.slots:
         state.release_key(reservation.key)
+    reservation.done = True
 
 
 def unpriced(state: GuardState, plan: Plan, call: Call) -> BudgetExceededError:
@@ -129,36 +136,56 @@ def settle(state: GuardState, reservation: ActiveReservation, record: Record | N
     """
     if reservation.done:
         return
-    reservation.done = True
-    plan, key = reservation.plan, reservation.key
-    state.renewer.drop(key)
-    amounts: Sequence[int] = reservation.amounts
-    tokens = reservation.gas_tokens
     try:
-        if record is not None:
-            values = state.estimator.actual(plan, reservation.sent_model, record, reservation.values)
-            amounts, tokens = plan.take_actual(values), values["tokens"]
-    except Exception as error:
-        report_fault("guard.settle", error)
-    finally:
-        if reservation.gas is not None:
-            reservation.gas.settle(reservation.gas_tokens, tokens)
-        if amounts:
-            _charge(state, reservation, amounts)
+        _end(state, reservation, _used(state, reservation, record))
+    except BaseException:
+        _end(state, reservation, _as_reserved(reservation))  # where it is booked already, this changes nothing
+        raise
     if record is not None and record.usage.origin == "provider":
         _learn(state, reservation, record)
 
 
+_Used = tuple[Sequence[int], int]
+"""What a call used: the amount on each slot, and the tokens that its gas is charged."""
+
+
+def _used(state: GuardState, reservation: ActiveReservation, record: Record | None) -> _Used:
+    plan = reservation.plan
+    try:
+        if record is not None:
+            values = state.estimator.actual(plan, reservation.sent_model, record, reservation.values)
+            return within_store(plan.take_actual(values)), values["tokens"]
+    except Exception as error:
+        report_fault("guard.settle", error)
+    return _as_reserved(reservation)
+
+
+def _as_reserved(reservation: ActiveReservation) -> _Used:
+    return reservation.amounts, reservation.gas_tokens
+
+
+def _end(state: GuardState, reservation: ActiveReservation, used: _Used) -> None:
+    amounts, tokens = used
+    state.renewer.drop(reservation.key)
+    reservation.end_gas(tokens)
+    if amounts:
+        _charge(state, reservation, amounts)
+    reservation.done = True
+
+
 def _charge(state: GuardState, reservation: ActiveReservation, amounts: Sequence[int]) -> None:
     """Book the amounts: now if the store is near and not busy, else soon."""
-    slots, key = reservation.plan.slots, reservation.key
     if state.store.direct:
         try:
-            bookings = state.store.settle_at_once(key, slots, amounts)
+            bookings = state.store.settle_at_once(reservation.key, reservation.plan.slots, amounts)
         except StoreError:
             pass  # busy, or lost
+        except Exception as error:
+            _charge_soon(state, reservation, amounts)
+            report_fault("guard.settle", error)
+            return
         except BaseException:
-            _charge_soon(state, reservation, amounts)  # settling twice does no harm
+            _charge_soon(state, reservation, amounts)
             raise
         else:
             booked(state, reservation, bookings)

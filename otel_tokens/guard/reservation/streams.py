@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard.budgets.limit import Limit
 from otel_tokens.guard.reporting.refusal import AccountState, cut
+from otel_tokens.guard.reservation.amounts import within_store
 from otel_tokens.guard.reservation.reservation import ActiveReservation
 from otel_tokens.guard.reservation.state import GuardState
 from otel_tokens.guard.store.base import Admission, EndedError, StoreError
@@ -59,7 +60,7 @@ def more(state: GuardState, reservation: ActiveReservation, tokens: int) -> Step
         values = state.estimator.grown(
             reservation.plan, reservation.call, reservation.sizes, reservation.values, output=target
         )
-        extra = [max(0, values[m] - reservation.values[m]) for m in reservation.plan.measures]
+        extra = within_store([values[m] - reservation.values[m] for m in reservation.plan.measures])
         try:
             tokens_more = values["tokens"] - reservation.values["tokens"]
             if reservation.gas is not None:

@@ -133,8 +133,8 @@ class LocalAccounts:
                 if slot.wall:
                     self._let_through.pop(slot.key, None)
 
-    def booked(self, key: str) -> None:
-        """The store has booked the reservation: it no longer counts here."""
+    def forget(self, key: str) -> None:
+        """The reservation no longer counts here: the store has booked it, or it was released."""
         with self._lock:
             for slot in self.keys.pop(key, ()):
                 there = self._let_through.get(slot.key)
@@ -237,11 +237,11 @@ class LocalAccounts:
 
         What the store itself has reserved for the call stands in the last balance, and only what goes beyond it counts.
         """
+        if not slots:
+            self.forget(key)
+            return
         with self._lock:
             kept: list[Slot] = []
-            if not slots:
-                slots = self.keys.get(key, ())
-                amounts = reserved = [0] * len(slots)
             for slot, amount, held in zip(slots, amounts, reserved, strict=True):
                 there = self._here(slot, now) if slot.hard and not slot.wall else None
                 mine = 0 if there is None else there.amount(key)

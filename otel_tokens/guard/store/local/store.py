@@ -143,7 +143,7 @@ class LocalStore(Store):
 
     def _booked(self, key: str, slots: Sequence[Slot], bookings: Sequence[Booking], asked: float) -> Sequence[Booking]:
         if self.accounts.keys:
-            self.accounts.booked(key)
+            self.accounts.forget(key)
         if bookings:
             self.accounts.note(slots, balances_after(bookings), self.now(), asked)
         if self.lost:
