@@ -103,10 +103,10 @@ class Ending:
         guard, reservation = active.engine.guard, active.reservation
         if guard is None or reservation is None:
             return
-        if record is None or (active.unbilled and record.usage.origin == "missing"):
-            guard.release(reservation)  # after a fault of ours the caller's budget must not stay reserved
+        if active.unbilled and (record is None or record.usage.origin == "missing"):
+            guard.release(reservation)
         else:
-            guard.settle(reservation, record)
+            guard.settle(reservation, record)  # without a record, after a fault of ours, as it was reserved
 
     def record(self) -> Record:
         """Everything known of the call."""
