@@ -29,8 +29,9 @@ class Facts:
 
     `measured`: whether the length of a whole answer's text (`text_bytes`, UTF-8) is wanted (to calibrate the estimate).
     `complete`: usage is final. `running`: the number of the last chunk that stated the usage of an answer that goes on,
-    0 for none. `named`: no further chunk is searched for model, id and tier. `hosted`: whether the answer may show calls of hosted tools; `tools` counts them by kind. `refusal` is the category
-    of a refusal: "" if it has none, None if the model did not refuse.
+    0 for none. `named`: no further chunk is searched for model, id and tier. `hosted`: whether the answer may show
+    calls of hosted tools; `tools` counts them by kind. `refusal` is the category of a refusal: "" if it has none, None
+    if the model did not refuse.
     """
 
     __slots__ = (
