@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import logging
 import os
 import signal
@@ -111,28 +112,36 @@ def interruption(error: BaseException) -> BaseException | None:
     it in the `except` clause that caught `error`; then raise what it returns. Examples: Celery's SoftTimeLimitExceeded,
     a TimeoutError from SIGALRM.
     """
-    trace = error.__traceback__
-    caught_in = None if trace is None else trace.tb_frame
+    return next((cause for cause in causes(error) if _interrupted_frame(cause) is not None), None)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and the exceptions that it was raised from or that were being handled then, the newest first.
+
+    Not an older one, which the program was handling when it called us. Call it in the `except` clause that caught
+    `error`.
+    """
+    passed: set[FrameType] = set()
     seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        # An older exception, which the program was handling when it called us, is not ours to raise.
-        if found is not error and not _is_inside(found, caught_in):
-            return None
-        if _interrupted_frame(found) is not None:
-            return found
-        found = found.__cause__ or found.__context__
-    return None
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        frames = _frames(cause)
+        if frames and passed and frames[0] not in passed:
+            return  # caught in none of the functions that the newer ones passed through
+        passed.update(frames)
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
-def _is_inside(error: BaseException, outer: FrameType | None) -> bool:
-    """Whether `error` was raised and caught in what `outer` called."""
+def _frames(error: BaseException) -> list[FrameType]:
+    """The frames that an exception passed through, the one that caught it first."""
+    frames: list[FrameType] = []
     trace = error.__traceback__
-    frame = None if trace is None else trace.tb_frame
-    while frame is not None and frame is not outer:
-        frame = frame.f_back
-    return frame is not None
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    return frames
 
 
 def interrupted_us(error: BaseException) -> bool:
@@ -144,24 +153,16 @@ def interrupted_us(error: BaseException) -> bool:
     raised = interruption(error)
     frame = None if raised is None else _interrupted_frame(raised)
     if frame is None and not isinstance(error, Exception):  # Ctrl-C: its handler is no Python function
-        trace = error.__traceback__
-        while trace is not None:
-            frame = trace.tb_frame
-            trace = trace.tb_next
+        frame = next(reversed(_frames(error)), None)
     return frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE
 
 
 def _interrupted_frame(error: BaseException) -> FrameType | None:
     """The frame in which a signal handler ran and raised `error`, or None: the traceback goes through no handler."""
     handlers = frozenset(_handlers())
-    trace = error.__traceback__
-    above: FrameType | None = None
-    while trace is not None:
-        frame = trace.tb_frame
-        if above is not None and (frame.f_code in handlers or _was_given(frame, above)):
+    for above, frame in itertools.pairwise(_frames(error)):
+        if frame.f_code in handlers or _was_given(frame, above):
             return above
-        above = frame
-        trace = trace.tb_next
     return None
 
 

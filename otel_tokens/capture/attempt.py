@@ -6,6 +6,7 @@ from typing import Any
 
 from otel_tokens.capture.exchange import Exchange
 from otel_tokens.capture.foreign import SDK_SCOPE, foreign_span
+from otel_tokens.safely import interruption
 
 
 def has_middleware(client: Any) -> bool:
@@ -23,12 +24,21 @@ class Attempt(Exchange):
         """The SDK's span of the whole request for its first attempt; further attempts have spans of their own."""
         return foreign_span(self.active.engine.foreign == "own", also=SDK_SCOPE)
 
-    def returned(self, result: Any) -> None:
+    def answer(self) -> Any:
+        """The response."""
+        return self.result[0]
+
+    def answered(self) -> bool:
+        """Whether it is there, and is no error."""
+        return self.result is not None and self.answer().is_success
+
+    def returned(self) -> None:
         """Read the response. One that reports an error is returned as well: the SDK raises it later."""
-        response = result[0]
         try:
-            response.raise_for_status()
+            self.answer().raise_for_status()
         except Exception as error:
+            if interruption(error) is not None:
+                raise
             self.failed(error)
         else:
-            super().returned(response)
+            super().returned()

@@ -65,19 +65,9 @@ class Drivers:
         try:
             exchange.active.admit()
             exchange.begin()
-            try:
-                # Unpacked: after a plain call a signal handler of the program could run before the assignment.
-                (result,) = starmap(partial(wrapped, **exchange.keywords), (exchange.args,))
-            except Exception as error:
-                if not exchange.again(error):
-                    raise
-                try:
-                    (result,) = starmap(partial(wrapped, **exchange.keywords), (exchange.args,))
-                except Exception:
-                    if exchange.refusal == "named":
-                        raise
-                    raise error from None
-            exchange.returned(result)
+            self._send(exchange, wrapped)
+            exchange.returned()
+            return exchange.result
         except BaseException as error:
             try:
                 exchange.failed(error)
@@ -85,7 +75,20 @@ class Drivers:
                 exchange.failed(interrupt)
                 raise
             raise
-        return result
+
+    def _send(self, exchange: Exchange, wrapped: Wrapped) -> None:
+        try:
+            # Unpacked: after a plain call a signal handler of the program could run before the assignment.
+            (exchange.result,) = starmap(partial(wrapped, **exchange.keywords), (exchange.args,))
+        except Exception as error:
+            if not exchange.again(error):
+                raise
+            try:
+                (exchange.result,) = starmap(partial(wrapped, **exchange.keywords), (exchange.args,))
+            except Exception:
+                if exchange.refusal == "named":
+                    raise
+                raise error from None
 
     async def arequest(
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Arguments, keywords: Keywords
@@ -110,18 +113,9 @@ class Drivers:
         try:
             await exchange.active.aadmit()
             exchange.begin()
-            try:
-                result = await wrapped(*exchange.args, **exchange.keywords)
-            except Exception as error:
-                if not exchange.again(error):
-                    raise
-                try:
-                    result = await wrapped(*exchange.args, **exchange.keywords)
-                except Exception:
-                    if exchange.refusal == "named":
-                        raise
-                    raise error from None
-            exchange.returned(result)
+            await self._asend(exchange, wrapped)
+            exchange.returned()
+            return exchange.result
         except BaseException as error:
             try:
                 exchange.failed(error)
@@ -129,7 +123,19 @@ class Drivers:
                 exchange.failed(interrupt)
                 raise
             raise
-        return result
+
+    async def _asend(self, exchange: Exchange, wrapped: Callable[..., Awaitable[Any]]) -> None:
+        try:
+            exchange.result = await wrapped(*exchange.args, **exchange.keywords)
+        except Exception as error:
+            if not exchange.again(error):
+                raise
+            try:
+                exchange.result = await wrapped(*exchange.args, **exchange.keywords)
+            except Exception:
+                if exchange.refusal == "named":
+                    raise
+                raise error from None
 
     def _open(self, kind: type[Exchange], client: Any, args: Arguments, keywords: Keywords) -> Exchange | None:
         options = options_of(args, keywords, kind.options_at)

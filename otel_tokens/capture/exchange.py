@@ -62,7 +62,7 @@ class Exchange:
         wanted = usage_option(body)
         if wanted is not None and (call.server_address, call.server_port) not in active.engine.no_usage_option:
             ask_for_usage(self._own_options(), wanted)
-            active.hide_usage = True
+            active.asked = active.hide_usage = True
 
     def begin(self) -> None:
         """Change the request as the guard decided, make the call current, with the span it will have."""
@@ -111,7 +111,7 @@ class Exchange:
         ):
             return False
         unask(options_of(self.args, self.keywords, self.options_at))
-        active.hide_usage = False
+        active.asked = active.hide_usage = False
         active.attempts += 1
         self.refusal = refusal
         if refusal == "named":
@@ -130,7 +130,7 @@ class Exchange:
             return
         active.sent = self.sending and safely("sent", self._was_sent, error) is not False
         if active.sent:
-            active.unbilled = self.result is None and safely("billed", self._may_be_billed, error) is False
+            active.unbilled = not self.answered() and safely("billed", self._may_be_billed, error) is False
             safely("answer of a failed call", self._read_answer, error)
         active.fail(error)
 
@@ -139,7 +139,7 @@ class Exchange:
             return True  # every error of the SDK is recorded
         if isinstance(error, GeneratorExit):
             return True  # a coroutine that was closed: its traceback does not tell
-        return self.result is not None or self.active.attempts > 1 or was_sent(error)
+        return self.answered() or self.active.attempts > 1 or was_sent(error)
 
     def _may_be_billed(self, error: BaseException) -> bool:
         return self.active.risky or may_be_billed(error)
@@ -148,27 +148,34 @@ class Exchange:
         """Read the usage of an answer that came, though the SDK or the program could not use it."""
         if self.active.facts.complete:
             return
-        result = answer_in(error) if self.result is None else self.result
+        result = self.answer() if self.answered() else answer_in(error)
         response = response_of(result)
         if response is not None:
             result = json_of(response) if response.is_closed else None
         if result is not None:
             self.active.see(result)
 
-    def returned(self, result: Any) -> None:
+    def returned(self) -> None:
         """The SDK has answered: read a whole response now, or follow the body until it ends."""
-        self.result = result
         active = self.active
         active.leave()
         active.sent = True
         if self.refusal is not None:
             self._remember_refusal()
         try:
-            self._returned(result)
+            self._returned(self.answer())
         except Exception as error:
             if interruption(error) is None:
                 active.end("ok")  # a strange result ends the call all the same
             report_fault("returned", error)
+
+    def answer(self) -> Any:
+        """What the SDK has answered with."""
+        return self.result
+
+    def answered(self) -> bool:
+        """Whether it has, with success."""
+        return self.result is not None
 
     def _returned(self, result: Any) -> None:
         active = self.active
@@ -224,8 +231,8 @@ def response_of(result: Any) -> Any:
 
 
 def json_of(response: Any) -> Any:
-    """The JSON in a response's body, which has been read; None if it is none."""
+    """The JSON in a response's body; None if it is none, is nested too deeply, or has not been read."""
     try:
         return json.loads(response.content)
-    except (ValueError, RecursionError):
+    except (ValueError, RuntimeError):
         return None

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from otel_tokens.safely import causes
+
 HTTP_CLIENTS = ("httpx", "httpx2")
 TRANSPORT = ("handle_request", "handle_async_request")
 """The methods by which HTTP clients hand a request to the network."""
@@ -29,18 +31,28 @@ NOT_SENT = frozenset(
 
 def was_sent(error: BaseException) -> bool:
     """Whether the HTTP client had begun to send the request, when `error` was raised."""
-    return any(frame.f_code.co_name in TRANSPORT for frame in _frames(error)) or answer_in(error) is not None
+    return (
+        any(frame.f_code.co_name in TRANSPORT for frame in _frames(error))
+        or any(_status(cause) is not None for cause in causes(error))
+        or answer_in(error) is not None
+    )
 
 
 def may_be_billed(error: BaseException) -> bool:
     """Whether the provider may bill a request that failed with `error`."""
-    for cause in _causes(error):
-        status = getattr(cause, "status_code", None) or getattr(getattr(cause, "response", None), "status_code", None)
-        if isinstance(status, int):
+    for cause in causes(error):
+        status = _status(cause)
+        if status is not None:
             return 200 <= status < 300 or status in GATEWAY_TIMEOUTS
         if any(kind.__name__ in NOT_SENT for kind in type(cause).__mro__):
             return False
     return was_sent(error)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of the answer that an SDK's or an HTTP client's exception reports, or None."""
+    status = getattr(error, "status_code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
 
 
 def answer_in(error: BaseException) -> Any:
@@ -62,18 +74,8 @@ def _is_response(value: Any) -> bool:
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
-    for cause in _causes(error):
+    for cause in causes(error):
         trace = cause.__traceback__
         while trace is not None:
             yield trace.tb_frame
             trace = trace.tb_next
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those it was raised from, the newest first."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or cause.__context__

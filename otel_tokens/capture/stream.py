@@ -15,7 +15,7 @@ from typing import Any
 
 from otel_tokens.capture.body import Body, body_for
 from otel_tokens.lifecycle import ActiveCall
-from otel_tokens.safely import report_fault, safely
+from otel_tokens.safely import safely
 from otel_tokens.shapes import is_dict
 
 KEY = "otel_tokens"
@@ -31,28 +31,26 @@ def call_of(stream: Any) -> ActiveCall | None:
 
 def metered(stream: Any, inner: Iterator[Any]) -> Iterator[Any]:
     """The SDK's generator of chunks, seen. Runs lazily, when the response already knows its call."""
-    active = call_of(stream)
-    del stream  # or an abandoned stream would live as long as its generator
-    if active is None or active.ended:
-        yield from inner
-        return
-    active.parsed = True
-    facts, look, close = active.facts, active.glance, getattr(inner, "close", _nothing)
+    active: ActiveCall | None = None
     try:
+        active = call_of(stream)
+        del stream  # or an abandoned stream would live as long as its generator
+        if active is None or active.ended:
+            yield from inner
+            return
+        active.parsed = True
+        facts, look = active.facts, active.glance
         for chunk in inner:
             if active.first is None:
                 active.first = perf_counter()
-            try:
-                look(facts, chunk)
-            except Exception as fault:  # the wall, inline: this runs for every chunk
-                report_fault("read chunk", fault)
+            look(facts, chunk)
             if facts.complete:
                 if active.hides(chunk):
                     continue
                 active.seen_last(chunk)
             if active.cut_at is not None and (error := active.over()) is not None:
                 active.end("cut", error)
-                close()
+                getattr(inner, "close", _nothing)()
                 if active.engine.cut_cleanly:
                     yield cut_chunk(chunk)
                     return
@@ -62,39 +60,39 @@ def metered(stream: Any, inner: Iterator[Any]) -> Iterator[Any]:
             active.idle = False
         active.end("ok")
     except GeneratorExit:
-        active.drop()
-        close()
+        if active is not None and active.parsed:
+            active.drop()
+            getattr(inner, "close", _nothing)()
         raise
     except BaseException as error:
-        active.fail(error)
+        if active is not None:
+            active.fail(error)
         raise
 
 
 async def ametered(stream: Any, inner: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """`metered` for async streams."""
-    active = call_of(stream)
-    del stream
-    if active is None or active.ended:
-        async for chunk in inner:
-            yield chunk
-        return
-    active.parsed = True
-    facts, look, close = active.facts, active.glance, getattr(inner, "aclose", _anothing)
+    active: ActiveCall | None = None
     try:
+        active = call_of(stream)
+        del stream
+        if active is None or active.ended:
+            async for chunk in inner:
+                yield chunk
+            return
+        active.parsed = True
+        facts, look = active.facts, active.glance
         async for chunk in inner:
             if active.first is None:
                 active.first = perf_counter()
-            try:
-                look(facts, chunk)
-            except Exception as fault:  # the wall, inline: this runs for every chunk
-                report_fault("read chunk", fault)
+            look(facts, chunk)
             if facts.complete:
                 if active.hides(chunk):
                     continue
                 active.seen_last(chunk)
             if active.cut_at is not None and (error := active.over()) is not None:
                 active.end("cut", error)
-                await close()
+                await getattr(inner, "aclose", _anothing)()
                 if active.engine.cut_cleanly:
                     yield cut_chunk(chunk)
                     return
@@ -105,10 +103,12 @@ async def ametered(stream: Any, inner: AsyncIterator[Any]) -> AsyncIterator[Any]
         active.end("ok")
     except GeneratorExit:
         # The inner generator is closed by the loop's own hook: closing it here too would be one time too many.
-        active.drop()
+        if active is not None:
+            active.drop()
         raise
     except BaseException as error:
-        active.fail(error)
+        if active is not None:
+            active.fail(error)
         raise
 
 

@@ -30,8 +30,11 @@ class Price(Protocol):
         ...
 
 
-class Straight(Protocol):
-    """The line of a price, given one token in and one out of the kind that is asked about; None where it is none."""
+class LinearPrice(Protocol):
+    """Gives the price of a kind of call as a linear function of its tokens; None where the price is not linear.
+
+    The kind is given by two usages: `given` has one input token of it, `output` has one output token.
+    """
 
     def __call__(
         self,
@@ -46,7 +49,7 @@ class Straight(Protocol):
         geo: str | None = None,
         address: str | None = None,
     ) -> PriceLine | None:
-        """The line; it never lies below the price."""
+        """The line. It never lies below the price."""
         ...
 
 
@@ -62,7 +65,9 @@ def _no_tags() -> Mapping[str, str]:
 class GuardOptions:
     """How the guard decides where budgets do not say.
 
-    `fail`: without the store let calls through (open) or refuse (closed). `estimate`: reserve the upper bound or
+    `fail`: without the store go on by what this process last knew of each account (local), let all calls through
+    (open), or refuse those under hard budgets (closed). `offline_share` (0 to 1): the part of its limit that an account
+    has while `fail` is local and this process has not seen it yet. `estimate`: reserve the upper bound or
     the expected use. `unpriced`: under a money budget refuse a model without price, price it as its dearest
     `sibling` (needs `dearest`), or watch its `tokens` only. `thresholds`: shares of a budget that are announced.
     `lease_seconds`: how long a reservation outlives its process. `min_output`: the fewest output tokens a call
@@ -73,7 +78,8 @@ class GuardOptions:
     the application's own, by kind (checkpoint, compact).
     """
 
-    fail: Literal["open", "closed"] = "open"
+    fail: Literal["local", "open", "closed"] = "local"
+    offline_share: float = 0.1
     estimate: Literal["upper", "expected"] = "upper"
     unpriced: Literal["block", "sibling", "tokens"] = "block"
     thresholds: object = THRESHOLDS
@@ -82,7 +88,7 @@ class GuardOptions:
     clamp_unbounded: bool = True
     max_output: Callable[[str, str], int | None] | None = None
     dearest: Callable[[str, Usage, float], Cost] | None = None
-    straight: Straight | None = None
+    straight: LinearPrice | None = None
     queue: int = 10_000
     tags: Callable[[], Mapping[str, str]] = _no_tags
     on_pause: Callable[[Any], object] | None = None

@@ -39,7 +39,7 @@ class ActiveCall(CallState):
             self.refuse(error)
             raise
         except Exception as error:
-            report_fault("guard.admit", error)
+            self._unmeasured(error)
         self._take_reservation()
 
     async def aadmit(self) -> None:
@@ -53,8 +53,19 @@ class ActiveCall(CallState):
             self.refuse(error)
             raise
         except Exception as error:
-            report_fault("guard.admit", error)
+            self._unmeasured(error)
         self._take_reservation()
+
+    def _unmeasured(self, error: Exception) -> None:
+        """Our own fault kept the guard from being asked. Raises BudgetExceededError where a budget may refuse."""
+        report_fault("guard.admit", error)
+        guard = self.engine.guard
+        try:
+            if guard is not None:
+                guard.fault(self.call, error)
+        except BudgetExceededError as refusal:
+            self.refuse(refusal)
+            raise
 
     def _take_reservation(self) -> None:
         reservation = self.reservation
@@ -125,7 +136,10 @@ class ActiveCall(CallState):
 
     def hides(self, chunk: Any) -> bool:
         """Whether a chunk has usage and nothing else, and came only because we asked for it."""
-        return self.hide_usage and not getattr(chunk, "choices", True)
+        if not self.hide_usage or getattr(chunk, "choices", True):
+            return False
+        self.engine.usage_option.add((self.call.server_address, self.call.server_port))
+        return True
 
     def seen_last(self, chunk: Any) -> None:
         """End the call with the last event of a stream if the span is not ours: its owner ends it with that event."""

@@ -10,6 +10,7 @@ from otel_tokens.errors import BudgetExceededError
 from otel_tokens.lifecycle.sizes import remember
 from otel_tokens.lifecycle.state import CallState
 from otel_tokens.safely import interrupted_us, report_fault, safely
+from otel_tokens.shapes import is_mapping
 from otel_tokens.usage.normalise import impossible_sides, normalise
 from otel_tokens.usage.tools import with_tools
 from otel_tokens.values import FREE, UNPRICED, Cost, Outcome, Record, Usage, make
@@ -102,10 +103,10 @@ class Ending:
         guard, reservation = active.engine.guard, active.reservation
         if guard is None or reservation is None:
             return
-        if record is None or (active.unbilled and record.usage.origin == "missing"):
-            guard.release(reservation)  # after a fault of ours the caller's budget must not stay reserved
+        if active.unbilled and (record is None or record.usage.origin == "missing"):
+            guard.release(reservation)
         else:
-            guard.settle(reservation, record)
+            guard.settle(reservation, record)  # without a record, after a fault of ours, as it was reserved
 
     def record(self) -> Record:
         """Everything known of the call."""
@@ -171,14 +172,25 @@ class Ending:
             usage = replace(usage, flags=(*usage.flags, f"refused:{facts.refusal}".rstrip(":")))
         if usage.origin == "provider" and impossible_sides(usage):
             return self._estimated(usage), "parse_error"
+        if facts.running and self.outcome == "ok" and facts.chunks - facts.running <= 1:
+            facts.complete = True  # a stream that was read to its end: the usage so far is the usage
         if usage.origin == "provider" and facts.complete:
             safely("estimate", self._calibrate, usage)
+            if active.call.stream and active.endpoint.asks_usage and not active.asked:
+                self._note_unasked()
             return usage, None
         if self.outcome == "error" and not facts.chunks and usage.origin == "missing":
             return usage, "error"
         if not facts.chunks:
             return usage, self._why_missing()
         return self._estimated(usage), "aborted" if self.outcome != "ok" else "stream_no_usage"
+
+    def _note_unasked(self) -> None:
+        """Remember a server that has sent usage in a stream though nobody asked: it is not asked in future."""
+        active = self.active
+        options = (active.body or {}).get("stream_options")
+        if not (is_mapping(options) and options.get("include_usage")):
+            active.engine.no_usage_option.add((active.call.server_address, active.call.server_port))
 
     def _why_missing(self) -> str:
         facts = self.active.facts

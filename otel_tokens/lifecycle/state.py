@@ -19,14 +19,16 @@ class CallState:
 
     `sent`: the request went out; without it there is no record. `unbilled`: it failed in a way that no provider bills.
     `risky`: an earlier attempt failed in a way that a provider may bill.
-    `idle`: a stream waits for its consumer, so that a close comes from the consumer. `hide_usage`: we asked for the
-    chunk with usage, so the caller does not get it. `cut_at`, `cut_chunks`: how much may arrive before the guard looks.
+    `asked`: we asked for usage in the stream; `hide_usage`: the caller does not get the chunk with it.
+    `idle`: a stream waits for its consumer, so that a close comes from the consumer.
+    `cut_at`, `cut_chunks`: how much may arrive before the guard looks.
     """
 
     __slots__ = (
         "__weakref__",
         "_outer_call",
         "_outer_context",
+        "asked",
         "attempts",
         "body",
         "call",
@@ -55,7 +57,7 @@ class CallState:
 
     def __init__(self, engine: Engine, call: Call, endpoint: Endpoint, body: Mapping[str, Any]) -> None:
         self.ended = True  # until all is here: half a call has nothing to end
-        self.dropped = self.sent = self.unbilled = self.risky = False
+        self.dropped = self.sent = self.unbilled = self.risky = self.asked = False
         self.engine = engine
         self.call = call
         self.endpoint = endpoint

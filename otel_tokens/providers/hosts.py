@@ -186,8 +186,8 @@ TABLE: tuple[Row, ...] = (
     Row("api.synthetic.new", "synthetic", TRY),
     Row("ollama.com", "ollama_cloud", ASK),
     # ---- routers, which bill for others
-    Row("openrouter.ai", "openrouter", ASK),
-    Row("*.openrouter.ai", "openrouter", ASK),
+    Row("openrouter.ai", "openrouter", NO),  # its last event has usage unasked; the option has no effect
+    Row("*.openrouter.ai", "openrouter", NO),
     Row("ai-gateway.vercel.sh", "vercel", TRY),
     Row("models.github.ai", "github", ASK),
     Row("api.githubcopilot.com", "github_copilot", TRY),
@@ -213,7 +213,7 @@ TABLE: tuple[Row, ...] = (
     Row("gateway.ai.cloudflare.com", "deepseek", ASK, path="/v1/*/*/deepseek"),
     Row("gateway.ai.cloudflare.com", "perplexity", NO, path="/v1/*/*/perplexity-ai"),
     Row("gateway.ai.cloudflare.com", "cerebras", ASK, path="/v1/*/*/cerebras"),
-    Row("gateway.ai.cloudflare.com", "openrouter", ASK, path="/v1/*/*/openrouter"),
+    Row("gateway.ai.cloudflare.com", "openrouter", NO, path="/v1/*/*/openrouter"),
     Row("gateway.ai.cloudflare.com", "huggingface", TRY, path="/v1/*/*/huggingface"),
     Row("gateway.ai.cloudflare.com", "replicate", TRY, path="/v1/*/*/replicate"),
     Row("gateway.ai.cloudflare.com", "cloudflare", TRY),  # workers-ai, and compat, where the model names the vendor

@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 from otel_tokens.providers.spec import Endpoint
+from otel_tokens.safely import report_fault, safely
 from otel_tokens.shapes import is_list
 from otel_tokens.usage.counts import Counts, flatten, impossible, merge
 from otel_tokens.usage.paths import dig, dig_all, first, get, length
@@ -27,8 +28,10 @@ class Facts:
     """What has been read of one call so far. Mutable: it lives inside one call and is never shared.
 
     `measured`: whether the length of a whole answer's text (`text_bytes`, UTF-8) is wanted (to calibrate the estimate).
-    `hosted`: whether the answer may show calls of hosted tools; `tools` counts them by kind. `refusal` is the category
-    of a refusal: "" if it has none, None if the model did not refuse.
+    `complete`: usage is final. `running`: the number of the last chunk that stated the usage of an answer that goes on,
+    0 for none. `named`: no further chunk is searched for model, id and tier. `hosted`: whether the answer may show
+    calls of hosted tools; `tools` counts them by kind. `refusal` is the category of a refusal: "" if it has none, None
+    if the model did not refuse.
     """
 
     __slots__ = (
@@ -42,7 +45,9 @@ class Facts:
         "id",
         "measured",
         "model",
+        "named",
         "refusal",
+        "running",
         "speed",
         "strange",
         "text_bytes",
@@ -56,6 +61,8 @@ class Facts:
         self.text_bytes = 0
         self.chunks = 0
         self.complete = False
+        self.named = False
+        self.running = 0
         self.measured = True
         self.strange = False
         self.hosted = True
@@ -159,37 +166,64 @@ def _choices(endpoint: Endpoint) -> Glance:
         facts.chunks += 1
         try:
             choice = chunk.choices[0]
-            if choice.finish_reason is None and chunk.usage is None:
+            if choice.finish_reason is None and chunk.usage is None and facts.named:
                 found = text(choice)  # `utf8_length`, inline: this is done for every chunk
                 facts.text_bytes += len(found) if found.isascii() else len(found.encode("utf-8", "surrogatepass"))
                 return
         except (AttributeError, IndexError, TypeError):
             pass  # a first, last or odd chunk
+        except Exception as error:
+            report_fault("read chunk", error)
+        safely("read chunk", read, facts, chunk)
+
+    def read(facts: Facts, chunk: Any) -> None:
         facts.text_bytes += output_length(endpoint, chunk)
         if facts.read(chunk):
-            facts.complete = True
+            facts.running = facts.chunks if _goes_on(chunk) else 0
+            facts.complete = not facts.running
+        # Each chunk names model, id and tier. The first of some hosts has them empty.
+        facts.named = facts.model is not None or facts.chunks >= UNNAMED
 
     return look
+
+
+UNNAMED = 5
+"""So many chunks of a stream are searched for the name of the model."""
+
+
+def _goes_on(chunk: Any) -> bool:
+    """Whether a chunk with usage is one of an answer that goes on: some hosts state usage so far in each chunk."""
+    choices = get(chunk, "choices")
+    return is_list(choices) and bool(choices) and all(get(choice, "finish_reason") is None for choice in choices)
 
 
 def _events(endpoint: Endpoint) -> Glance:
     """Chunks with a type: only those of certain types carry facts."""
     texts = {kind: attrgetter(path) for kind, path in endpoint.deltas.items()}
     facts_on, final_on, tools_on = endpoint.facts_on, endpoint.final_on, endpoint.tools_on
+    read_on = facts_on | tools_on
 
     def look(facts: Facts, chunk: Any) -> None:
         facts.chunks += 1
         try:
             kind = chunk.type
-        except AttributeError:
-            kind = get(chunk, "type")
-        text = texts.get(kind)
-        if text is not None:
-            try:
+            text = texts.get(kind)
+            if text is not None:
                 found = text(chunk)
                 facts.text_bytes += len(found) if found.isascii() else len(found.encode("utf-8", "surrogatepass"))
-            except (AttributeError, TypeError):
-                facts.text_bytes += output_length(endpoint, chunk)
+                return
+            if kind not in read_on:
+                return
+        except (AttributeError, TypeError):
+            pass  # an odd chunk
+        except Exception as error:
+            report_fault("read chunk", error)
+        safely("read chunk", read, facts, chunk)
+
+    def read(facts: Facts, chunk: Any) -> None:
+        kind = get(chunk, "type")
+        if kind in texts:
+            facts.text_bytes += output_length(endpoint, chunk)
         elif kind in facts_on and facts.read(chunk) and kind in final_on:
             facts.complete = True
         elif kind in tools_on and facts.hosted:

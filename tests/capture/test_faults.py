@@ -19,7 +19,6 @@ from otel_tokens.demo.server import ModelServer, Reply
 from otel_tokens.instrument import runtime
 from otel_tokens.ledger import ledger as ledger_room
 from otel_tokens.lifecycle import ending as lifecycle_ending
-from otel_tokens.lifecycle import state as lifecycle_state
 from otel_tokens.usage.read import Facts
 
 MESSAGES: Any = [{"role": "user", "content": "Count to three."}]
@@ -35,10 +34,6 @@ def fails(*_: Any, **__: Any) -> Any:
     raise OurFaultError("of ours")
 
 
-def glance_fails(_: Any) -> Any:
-    return fails
-
-
 def engine() -> Any:
     held = runtime()
     assert held is not None
@@ -49,7 +44,7 @@ def engine() -> Any:
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], bool]] = {
     "price": (lambda m: m.setattr(engine(), "price", fails), True),
     "reader of answers": (lambda m: m.setattr(Facts, "read_whole", fails), True),
-    "reader of chunks": (lambda m: m.setattr(lifecycle_state, "glance", glance_fails), True),
+    "reader of chunks": (lambda m: m.setattr(Facts, "read", fails), True),
     "normalise": (lambda m: m.setattr(lifecycle_ending, "normalise", fails), True),
     "ending": (lambda m: m.setattr(lifecycle_ending.Ending, "__call__", fails), False),
     "ledger": (lambda m: m.setattr(ledger_room, "encode", fails), True),

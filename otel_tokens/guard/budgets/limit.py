@@ -31,6 +31,7 @@ class Limit:
         "counts_operations",
         "downgrade_at",
         "hard",
+        "identity",
         "ladder",
         "measure",
         "name",
@@ -62,6 +63,8 @@ class Limit:
         self.scope_keys = budget.scope_keys
         self.window = budget.span
         self.wall = budget.wall and most.unit == units.SECONDS
+        words = [self.window.identity] if self.window is not None else []
+        self.identity = " ".join([*words, "wall"] if self.wall else words)
         self.measure: Measure = self._measure(budget.estimate or estimate)
         self.thresholds = budget.marks if budget.marks is not None else thresholds
         self.ladder = budget.rungs
@@ -122,6 +125,7 @@ class Limit:
             wall=self.wall,
             grace=self._limit.grace,
             keep_ms=self.budget.keep_ms,
+            window=self.identity,
         )
 
     def resets_at(self, now: int) -> float | None:
@@ -144,8 +148,9 @@ def _plain(value: str) -> str:
 
 
 def slot_key(limit: Limit, scope: str) -> str:
-    """The identity of a limit's account for `scope`."""
-    return f"{limit.name}|{limit.unit}|{scope}"
+    """The identity of a limit's account for `scope`. Limits with different windows have different accounts."""
+    key = f"{limit.name}|{limit.unit}|{scope}"
+    return f"{key}|{limit.identity}" if limit.identity else key
 
 
 def _first(steering: Sequence[tuple[int, Action]], kind: str) -> int:

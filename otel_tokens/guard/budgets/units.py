@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
+from math import ceil
 
 from otel_tokens.values import EXACT
 
 NANO = 1_000_000_000
+_NANO = Decimal(NANO)
 USD = "usd"
 TOKENS = "tokens"
 INPUT_TOKENS = "input_tokens"
@@ -65,7 +67,7 @@ _LARGEST = 10**15
 
 def nano(money: Decimal) -> int:
     """USD to nano-USD, rounded up: a budget never gains by rounding."""
-    return int(EXACT.scaleb(money, 9).to_integral_value(ROUND_CEILING))
+    return ceil(EXACT.multiply(money, _NANO))
 
 
 def family(unit: str) -> str:

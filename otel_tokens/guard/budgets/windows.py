@@ -85,6 +85,19 @@ class Window:
         """The nominal length in seconds."""
         return self.count * _SECONDS[self.period]
 
+    @property
+    def identity(self) -> str:
+        """What two windows must share to begin and end at the same moments, as text."""
+        text = f"{self.count} {self.period}"
+        if self.rolling:
+            return f"rolling {text}"
+        if self.period in {"second", "minute"}:
+            return text  # the same in every zone
+        text = f"{text} {self.zone}"
+        if self.period == "week":
+            text = f"{text} {WEEKDAYS[self.week_start]}"
+        return f"{text} +{self.reset}" if self.reset else text
+
     def at(self, now_ms: int) -> tuple[int, int]:
         """The calendar window [start, end) in unix milliseconds that `now_ms` falls into; (0, 0) when rolling."""
         if self.rolling:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from otel_tokens.guard.budgets import units
 from otel_tokens.guard.budgets.limit import Limit
 from otel_tokens.guard.budgets.units import nano
-from otel_tokens.guard.estimate.bounds import CostBound, sized, terms_of, uses
+from otel_tokens.guard.estimate.bounds import CostBound, estimated, possible_terms, possible_usages
 from otel_tokens.guard.estimate.history import History, Terms
 from otel_tokens.guard.estimate.matching import Plan
 from otel_tokens.guard.options import Estimate, GuardOptions, Price
@@ -26,7 +26,10 @@ class UnpricedError(Exception):
 
 
 class Estimator:
-    """Amounts by measure: "usd" in nano-USD, "tokens" …, "calls", "seconds" in ms; "~" marks expected ones."""
+    """Computes amounts by measure: "usd" in nano-USD, "tokens" …, "calls", "seconds" in ms.
+
+    A measure with "~" in front is the expected amount, one without is the highest possible.
+    """
 
     def __init__(self, price: Price, estimate: Estimate | None, options: GuardOptions, history: History) -> None:
         self.price = price
@@ -37,33 +40,34 @@ class Estimator:
 
     # ---- before -----------------------------------------------------------------------------------------------
     def output_upper(self, call: Call, model: str, sizes: CallSizes, bound: int | None) -> int:
-        """The most output tokens of all choices: `bound` per choice, else the model's maximum, else learned."""
+        """The most output tokens of all choices: `bound` per choice, else the model's maximum, else what was seen."""
         if call.operation == "embeddings":
             return 0
-        per_choice = bound if bound is not None else sizes.output_bound
-        if per_choice is None:
+        tokens = bound if bound is not None else sizes.output_bound
+        if tokens is None:
             find = self._options.max_output
-            per_choice = find(call.provider, model) if find is not None else None
-        if per_choice is None:
-            per_choice = self._history.of(call.provider, model).high_output or FALLBACK_OUTPUT
-        return max(per_choice, sizes.thinking) * max(1, sizes.choices)
+            tokens = find(call.provider, model) if find is not None else None
+        if tokens is None:
+            tokens = self._history.of(call.provider, model).high_output or FALLBACK_OUTPUT
+        tokens = max(tokens, sizes.thinking)
+        return tokens * sizes.choices if sizes.choices > 1 else tokens
 
     def expected(self, call: Call, model: str, sizes: CallSizes, output: int) -> Usage:
-        """The likely usage, never above the upper one."""
+        """The likely usage, with at most `output` tokens of output."""
         if self._estimate is not None:
             usage = self._estimate(call, sizes)
             return replace(usage, output=min(usage.output, output))
         likely = self._history.of(call.provider, model).likely_output or _FALLBACK_LIKELY
-        return sized(sizes.input_tokens_estimate, min(output, likely * max(1, sizes.choices)))
+        return estimated(sizes.input_tokens_estimate, min(output, likely * max(1, sizes.choices)))
 
     def amounts(self, plan: Plan, call: Call, model: str, sizes: CallSizes, *, bound: int | None) -> dict[str, int]:
         """What to reserve, by measure. Raises `UnpricedError`."""
-        given, output = sizes.input_upper, self.output_upper(call, model, sizes, bound)
+        input_tokens, output = sizes.input_upper, self.output_upper(call, model, sizes, bound)
         values = {
             "calls": 1,
             "wall": 0,
-            "tokens": given + output,
-            "input_tokens": given,
+            "tokens": input_tokens + output,
+            "input_tokens": input_tokens,
             "output_tokens": output,
         }
         if plan.priced:
@@ -75,7 +79,7 @@ class Estimator:
             values["~output_tokens"] = usage.output
             if "~usd" in plan.needed:
                 values["~usd"] = self.money(plan, call, model, usage)
-        if "seconds" in plan.needed:
+        if units.SECONDS in plan.needed:
             seconds = self._history.of(call.provider, model).likely_seconds or _FALLBACK_SECONDS
             values["seconds"] = int(seconds * 1000)
         return values
@@ -83,18 +87,19 @@ class Estimator:
     def grown(
         self, plan: Plan, call: Call, sizes: CallSizes, reserved: dict[str, int], *, output: int
     ) -> dict[str, int]:
-        """The amounts of a call under way, now `reserved`, once its output reaches `output` tokens in all."""
+        """The amounts of a running call, now `reserved`, once it has `output` tokens of output in all."""
         model, values = plan.model, dict(reserved)
-        for mark, given in (("", sizes.input_upper), ("~", sizes.input_tokens_estimate)):
-            if f"{mark}tokens" in values:
-                values[f"{mark}tokens"] = max(values[f"{mark}tokens"], given + output)
-                values[f"{mark}output_tokens"] = max(values[f"{mark}output_tokens"], output)
-            if f"{mark}usd" in values:
-                if mark:
-                    money = self.money(plan, call, model, sized(given, output))
+        for expected, input_tokens in (("", sizes.input_upper), ("~", sizes.input_tokens_estimate)):
+            tokens, output_tokens, usd = f"{expected}tokens", f"{expected}output_tokens", f"{expected}usd"
+            if tokens in values:
+                values[tokens] = max(values[tokens], input_tokens + output)
+                values[output_tokens] = max(values[output_tokens], output)
+            if usd in values:
+                if expected:
+                    money = self.money(plan, call, model, estimated(input_tokens, output))
                 else:
                     money = self.upper_money(plan, call, model, sizes, output)
-                values[f"{mark}usd"] = max(values[f"{mark}usd"], money)
+                values[usd] = max(values[usd], money)
         return values
 
     def money(self, plan: Plan, call: Call, model: str, usage: Usage) -> int:
@@ -103,20 +108,22 @@ class Estimator:
         return self._unpriced(plan, call, usage) if total is None else nano(total)
 
     def upper_money(self, plan: Plan, call: Call, model: str, sizes: CallSizes, output: int) -> int:
-        """The most nano-USD the call can cost: input written to a cache, sound, web searches, the dearest terms seen.
+        """The highest cost of the call in nano-USD: with caching, audio, web searches and the dearest terms seen.
 
         Raises `UnpricedError`.
         """
-        seen = self._history.of(call.provider, model).terms
         if call.free:
             return 0
-        most = self._cost_bound(plan, call, model, sizes, output, seen=seen)
-        if most is not None:
-            return most
-        kinds = uses(sizes.input_upper, output, sizes.web_searches, sizes)
-        totals = [self.cost(call, model, kind, terms).total for kind in kinds for terms in terms_of(call, seen)]
+        seen = self._history.of(call.provider, model).terms
+        upper = self._cost_bound.upper(plan, call, model, sizes, output, seen=seen)
+        if upper is not None:
+            return upper
+        usages = possible_usages(sizes.input_upper, output, sizes.web_searches, sizes)
+        totals = [
+            self.cost(call, model, usage, terms).total for usage in usages for terms in possible_terms(call, seen)
+        ]
         known = [total for total in totals if total is not None]
-        return nano(max(known)) if known else self._unpriced(plan, call, kinds[0])
+        return nano(max(known)) if known else self._unpriced(plan, call, usages[0])
 
     def cost(self, call: Call, model: str, usage: Usage, terms: Terms | None = None) -> Cost:
         """The cost of `usage` on these terms, by default those the call asks for."""
@@ -145,15 +152,16 @@ class Estimator:
 
     def known(self, call: Call, model: str) -> bool:
         """Whether `model` has a price with the call's provider."""
-        return self.price(call.provider, model, sized(1, 1), at=call.started, tier=None).total is not None
+        return self.price(call.provider, model, estimated(1, 1), at=call.started, tier=None).total is not None
 
     # ---- a shorter answer -------------------------------------------------------------------------------------
     def longest(
         self, plan: Plan, call: Call, model: str, sizes: CallSizes, free: Sequence[tuple[Limit, int]]
     ) -> int | None:
-        """The largest bound on output tokens per choice with which the call fits `free` (limit, smallest units left).
+        """The largest bound on output tokens per choice with which the call fits `free`.
 
-        None if none does: the input alone is too much, or what is left is no tokens and no money.
+        `free` has limits and what is left of each in smallest units. None if no bound makes it fit: the input alone
+        takes more, or the limit counts neither tokens nor money.
         """
         output = self.output_upper(call, model, sizes, None)
 
@@ -176,7 +184,7 @@ class Estimator:
             return None
         bound = min(*known, output) // max(1, sizes.choices)
         for _ in range(_ATTEMPTS):
-            # Prices need not be straight lines (a dearer tier from some size on): try, and shrink until it fits.
+            # A price need not be linear (it may rise above some size): try, and reduce the bound until the call fits.
             if bound <= sizes.thinking:
                 return None
             values = self.amounts(plan, call, model, sizes, bound=bound)
@@ -189,17 +197,17 @@ class Estimator:
     def actual(self, plan: Plan, model: str, record: Record, reserved: dict[str, int]) -> dict[str, int]:
         """What to charge, by unit. What nobody reported is charged as it was reserved, never as nothing."""
         usage = record.usage
-        given, output = usage.input, usage.output
+        input_tokens, output = usage.input, usage.output
         if usage.origin == "missing":
-            given, output = reserved["input_tokens"], reserved["output_tokens"]
+            input_tokens, output = reserved["input_tokens"], reserved["output_tokens"]
         for part in usage.components:
-            given += part.usage.input
+            input_tokens += part.usage.input
             output += part.usage.output
         return {
             "calls": 1,
             "wall": 0,
-            "tokens": given + output,
-            "input_tokens": given,
+            "tokens": input_tokens + output,
+            "input_tokens": input_tokens,
             "output_tokens": output,
             "usd": self._charge(model, record, reserved) if plan.money else 0,
             "seconds": int(record.duration * 1000),

@@ -1,4 +1,4 @@
-"""Learns from calls that ended: output sizes, durations, price terms, and the accuracy of estimates."""
+"""Statistics of calls that have ended: output sizes, durations, price terms, and the accuracy of estimates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger("otel_tokens")
 SAMPLES = 256
 _ENOUGH = 20
 _REFRESH = 64
-"""Samples between two looks at all of them, which take 25 us."""
+"""Samples after which all of them are evaluated again, which takes 25 us."""
 Terms = tuple[str | None, str | None, str | None]
 """(service tier, speed, region) by which a call is priced."""
 MAX_TERMS = 8
@@ -25,7 +25,10 @@ MAX_MODELS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How well the tokens of a model's calls were expected. `error` is the mean of |expected - actual| / actual."""
+    """How well the tokens of a model's calls were estimated.
+
+    `error` is the mean of |expected - actual| / actual, `bias` the mean with its sign, `off` counts calls above 10 %.
+    """
 
     provider: str
     model: str
@@ -36,82 +39,70 @@ class Accuracy:
 
 
 class ModelStats:
-    """The recent calls of one model. Updated without a lock: a lost sample does no harm."""
+    """The recent calls of one model. Updated without a lock: a lost sample does no harm.
+
+    Nine of ten calls have an output of at most `likely_output` tokens, and take at most `likely_seconds`; None before
+    the first call. Hardly any call has more output than `high_output`, half as much again as the longest one; None
+    before 20 calls. `terms` are those that calls were charged by without asking for them.
+    """
 
     __slots__ = (
-        "_fresh",
-        "_high",
-        "_likely",
+        "_outputs",
+        "_refresh_at",
+        "_samples",
         "_seconds",
-        "_seen_terms",
         "bias",
         "calls",
-        "durations",
         "error",
+        "high_output",
+        "likely_output",
+        "likely_seconds",
         "off",
-        "outputs",
+        "reported",
+        "seen_terms",
         "terms",
-        "told",
     )
 
     def __init__(self) -> None:
-        self.outputs: deque[int] = deque(maxlen=SAMPLES)
-        self.durations: deque[float] = deque(maxlen=SAMPLES)
+        self.high_output: int | None = None
+        self.likely_output: int | None = None
+        self.likely_seconds: float | None = None
         self.terms: frozenset[Terms] = frozenset()
-        self._seen_terms: set[tuple[str | None, ...]] = set()
+        self.seen_terms: set[tuple[str | None, ...]] = set()
         self.calls = 0
         self.error = 0.0
         self.bias = 0.0
         self.off = 0
-        self.told = False
-        self._fresh = 0
-        self._high: int | None = None
-        self._likely: int | None = None
-        self._seconds: float | None = None
+        self.reported = False
+        self._outputs: deque[int] = deque(maxlen=SAMPLES)
+        self._seconds: deque[float] = deque(maxlen=SAMPLES)
+        self._samples = 0
+        self._refresh_at = 1
 
     def add(self, output: int, seconds: float) -> None:
-        """One more call."""
-        self.outputs.append(output)
-        self.durations.append(seconds)
-        self._fresh += 1
-        if self._fresh >= _REFRESH or len(self.outputs) in {1, _ENOUGH}:
+        """Add the output and the duration of one more call."""
+        self._outputs.append(output)
+        self._seconds.append(seconds)
+        self._samples += 1
+        if self._samples >= self._refresh_at:
             self._refresh()
 
-    def add_terms(self, record: Record) -> None:
-        """Remember terms that the call did not ask for: the next one may get them, too."""
-        call = record.call
-        terms = (call.service_tier, call.speed, call.geo, record.service_tier, record.speed, record.geo)
-        if terms in self._seen_terms:  # as those of nearly all calls: 1 us saved
-            return
-        if len(self._seen_terms) < 8 * MAX_TERMS:
-            self._seen_terms.add(terms)
+    def add_terms(self, terms: tuple[str | None, ...]) -> None:
+        """Add terms: three that a call asked for and three that it got. The next call may get them, too."""
+        if len(self.seen_terms) < 8 * MAX_TERMS:
+            self.seen_terms.add(terms)
         asked, got = (tuple(None if term in _USUAL else term for term in half) for half in (terms[:3], terms[3:]))
         if got != asked and got not in self.terms and len(self.terms) < MAX_TERMS:
             tier, speed, geo = got
             self.terms = self.terms | {(tier, speed, geo)}
 
     def _refresh(self) -> None:
-        self._fresh = 0
-        outputs, seconds = sorted(self.outputs), sorted(self.durations)
-        self._likely = outputs[len(outputs) * 9 // 10]
-        self._seconds = seconds[len(seconds) * 9 // 10]
+        outputs, seconds = sorted(self._outputs), sorted(self._seconds)
+        self.likely_output = outputs[len(outputs) * 9 // 10]
+        self.likely_seconds = seconds[len(seconds) * 9 // 10]
         if len(outputs) >= _ENOUGH:
-            self._high = outputs[-1] * 3 // 2
-
-    @property
-    def high_output(self) -> int | None:
-        """An output the model's calls hardly pass: half as much again as the longest; None before 20 calls."""
-        return self._high
-
-    @property
-    def likely_output(self) -> int | None:
-        """The output nine of ten calls stay below; None before the first."""
-        return self._likely
-
-    @property
-    def likely_seconds(self) -> float | None:
-        """The duration nine of ten calls stay below; None before the first."""
-        return self._seconds
+            self.high_output = outputs[-1] * 3 // 2
+        self._refresh_at = _ENOUGH if self._samples < _ENOUGH else self._samples + _REFRESH
 
 
 class History:
@@ -121,7 +112,7 @@ class History:
         self._models: dict[tuple[str, str], ModelStats] = {}
 
     def of(self, provider: str, model: str) -> ModelStats:
-        """The statistics of a model; empty ones for a model not seen yet."""
+        """The statistics of a model; empty ones for a model without calls so far."""
         stats = self._models.get((provider, model))
         if stats is None:
             if len(self._models) >= MAX_MODELS:
@@ -130,40 +121,42 @@ class History:
         return stats
 
     def learn(self, record: Record, model: str, expected_input: int) -> float | None:
-        """Take a call, whose usage the provider reported; returns the error the first time it is over 10 %.
+        """Add a call whose usage the provider reported. Returns the error of its estimate the first time it is > 10 %.
 
-        What was expected: the input by its length, the output by what the model's calls were like before.
+        Expected was: the input by its length, the output by that of the model's calls before.
         """
-        usage = record.usage
-        stats = self.of(record.call.provider, model)
-        stats.add_terms(record)
+        call, usage = record.call, record.usage
+        stats = self.of(call.provider, model)
+        terms = (call.service_tier, call.speed, call.geo, record.service_tier, record.speed, record.geo)
+        if terms not in stats.seen_terms:
+            stats.add_terms(terms)
         likely = stats.likely_output
         stats.add(usage.output, record.duration)
         actual = usage.input + usage.output
-        if actual <= 0 or likely is None:
+        if likely is None or actual <= 0:
             return None
         expected = expected_input + likely
-        wrong = (expected - actual) / actual
+        error = (expected - actual) / actual
         stats.calls += 1
-        stats.error += abs(wrong)
-        stats.bias += wrong
-        if abs(wrong) <= OFF:
+        stats.bias += error
+        stats.error += abs(error)
+        if -OFF <= error <= OFF:
             return None
         stats.off += 1
-        if stats.told:
+        if stats.reported:
             return None
-        stats.told = True
+        stats.reported = True
         logger.info(
             "%s used %d tokens where %d were expected (%+.0f %%); further calls of it are estimated from what it used",
             model,
             actual,
             expected,
-            wrong * 100,
+            error * 100,
         )
-        return wrong
+        return error
 
     def accuracy(self) -> list[Accuracy]:
-        """How well each model's calls were expected, in the order they were first seen."""
+        """How well the calls of each model were estimated, in the order of their first calls."""
         return [
             Accuracy(provider, model, s.calls, s.error / s.calls, s.bias / s.calls, s.off)
             for (provider, model), s in list(self._models.items())

@@ -8,7 +8,7 @@ from operator import itemgetter
 from otel_tokens.guard.budgets.fields import CALL_KEYS, Condition
 from otel_tokens.guard.budgets.limit import Limit, scope_name, slot_key
 from otel_tokens.guard.budgets.units import INPUT_TOKENS, OUTPUT_TOKENS, SECONDS, TOKENS, USD
-from otel_tokens.guard.estimate.bounds import NO_PRICE_LINES, Kind, PriceLines
+from otel_tokens.guard.estimate.bounds import NO_PRICE_LINES, PriceLines
 from otel_tokens.guard.store.base import NEVER, Slot
 from otel_tokens.values import Call
 
@@ -72,21 +72,23 @@ def _taker(names: tuple[str, ...]) -> Callable[[Mapping[str, int]], tuple[int, .
 class Plan:
     """The limits and slots of one kind of call (model and tags), while all of their windows run.
 
-    `tally` is text, because its hash is kept: one look-up counts the decision of all limits. `first_shares` are the
-    lowest thresholds in permille: below them a settlement looks no further. `take` takes what to reserve on each slot
-    out of amounts by measure, `take_actual` what to charge out of amounts by unit. `price_lines` are those
-    of the call before (`bounds`).
+    `decision_key` counts the decisions of all limits at once. It is text, as a text keeps its hash. `first_thresholds`
+    has for each limit the declared limit, the used amount at its lowest threshold, and that threshold in permille.
+    `take` picks what to reserve on each slot out of amounts by measure, `take_actual` what to charge out of amounts by
+    unit. `price_lines` are those of the last call (`bounds`).
     """
 
     __slots__ = (
         "caps",
+        "decision_key",
         "expected",
-        "first_shares",
+        "first_thresholds",
         "graceful",
         "limits",
         "measures",
         "model",
         "money",
+        "needed",
         "price_lines",
         "priced",
         "provider",
@@ -96,7 +98,6 @@ class Plan:
         "steered",
         "take",
         "take_actual",
-        "tally",
         "timed",
         "until",
         "watched",
@@ -114,27 +115,24 @@ class Plan:
         self.slots = slots
         self.since = max([slot.start for slot in slots], default=0)
         self.until = until
-        self.price_lines: tuple[Kind, PriceLines] = ((), NO_PRICE_LINES)
+        self.price_lines: PriceLines = NO_PRICE_LINES
         self.graceful = any([slot.grace for slot in slots])  # noqa: C419 (a list is faster, and this is per call kind)
-        self.tally = f"{self.model}\n{self.provider}\n{shape.names}"
+        self.decision_key = f"{self.model}\n{self.provider}\n{shape.names}"
         # Copied, for a call asks for them again and again.
         self.limits = shape.limits
-        self.first_shares = shape.first_shares
+        rows = zip(slots, shape.first_shares, strict=True)
+        self.first_thresholds = [(slot.limit, -(-slot.limit * share // 1000), share) for slot, share in rows]
         self.caps = shape.caps
         self.measures = shape.measures
         self.take = shape.take
         self.take_actual = shape.take_actual
+        self.needed = shape.needed
         self.money = shape.money
         self.priced = shape.priced
         self.expected = shape.expected
         self.steered = shape.steered
         self.timed = shape.timed
         self.watched = shape.watched
-
-    @property
-    def needed(self) -> frozenset[str]:
-        """Every measure that a limit or a cap takes."""
-        return self.shape.needed
 
     @property
     def hard_money(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
@@ -18,6 +19,7 @@ Kind = Literal[
     "estimate", "failed_action",
 ]  # fmt: skip
 Decision = Literal["allow", "warn", "deny"]
+_COUNT_EVERY = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,36 +79,47 @@ Emit = Callable[[Event], object]
 
 
 class Decisions:
-    """How often each budget allowed, warned or denied, by provider and model: the totals of a counter."""
+    """How often each budget allowed, warned or denied, by provider and model: the totals of a counter.
+
+    `Plan.decision_key` names a model, its provider and all budgets of a plan: one count stands for all of them.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls: dict[str, int] = {}
+        self._allowed: deque[str] = deque()
+        self._plans: Counter[str] = Counter()
         self._single: dict[tuple[str, str, str, str, str], int] = {}
 
-    def allowed(self, tally: str) -> None:
-        """All budgets of a plan (`Plan.tally`) allowed a call. One addition, however many there are."""
-        with self._lock:
-            self._calls[tally] = self._calls.get(tally, 0) + 1
+    def allowed(self, decision_key: str) -> None:
+        """All budgets of a plan allowed a call."""
+        # Appending needs no lock, which would cost more than all the rest.
+        self._allowed.append(decision_key)
+        if len(self._allowed) >= _COUNT_EVERY:
+            self._count()
 
-    def warned(self, tally: str, names: Collection[str]) -> None:
+    def _count(self) -> None:
+        with self._lock:
+            self._plans.update([self._allowed.popleft() for _ in range(len(self._allowed))])
+
+    def warned(self, decision_key: str, names: Collection[str]) -> None:
         """The budgets of a plan allowed a call, `names` of them with a warning."""
-        model, provider, *every = tally.split("\n")
+        model, provider, *every = decision_key.split("\n")
         for name in every:
             self.single(name, "warn" if name in names else "allow", provider, model)
 
     def single(self, budget: str, decision: Decision, provider: str, model: str, reason: str = "") -> None:
-        """A decision of one budget, or for a `reason` such as "store" without any."""
+        """A decision of one budget, or for a `reason` such as "store" of none."""
         key = (budget, decision, provider, model, reason)
         with self._lock:
             self._single[key] = self._single.get(key, 0) + 1
 
     def totals(self) -> Sequence[tuple[str, str, str, str, str, int]]:
         """(budget, decision, provider, model, reason, count), all since the start of the process."""
+        self._count()
         with self._lock:
-            calls, counts = dict(self._calls), dict(self._single)
-        for tally, count in calls.items():
-            model, provider, *names = tally.split("\n")
+            plans, counts = dict(self._plans), dict(self._single)
+        for decision_key, count in plans.items():
+            model, provider, *names = decision_key.split("\n")
             for name in names:
                 key = (name, "allow", provider, model, "")
                 counts[key] = counts.get(key, 0) + count
@@ -115,5 +128,6 @@ class Decisions:
     def after_fork(self) -> None:
         """A child counts from zero: the parent reports its own."""
         self._lock = threading.Lock()
-        self._calls.clear()
+        self._allowed.clear()
+        self._plans.clear()
         self._single.clear()

@@ -8,6 +8,7 @@ from typing import Any
 
 from otel_tokens.guard.budgets.limit import Limit
 from otel_tokens.guard.estimate.matching import Plan
+from otel_tokens.guard.reservation.amounts import within_store
 from otel_tokens.guard.reservation.gas import Gas
 from otel_tokens.guard.store.base import Balance
 from otel_tokens.values import Call, CallSizes
@@ -32,15 +33,24 @@ class ActiveReservation:
     done: bool = False
     balances: Sequence[Balance] = ()
 
-    def __init__(
-        self, key: str, call: Call, sizes: CallSizes, plan: Plan, values: dict[str, int], *, amounts: Sequence[int]
-    ) -> None:
+    def __init__(self, key: str, call: Call, sizes: CallSizes, plan: Plan, values: dict[str, int]) -> None:
         self.key = key
         self.call = call
         self.sizes = sizes
         self.plan = plan
         self.values = values
-        self.amounts = amounts
+        self.amounts: Sequence[int] = within_store(plan.take(values))
+
+    def end_gas(self, tokens: int) -> None:
+        """Replace what is reserved of the allowance of gas by `tokens`, once."""
+        gas = self.gas
+        try:
+            self.gas = None
+            if gas is not None:
+                gas.settle(self.gas_tokens, tokens)
+        except BaseException:
+            self.gas = gas
+            raise
 
     @property
     def sent_model(self) -> str:
@@ -55,12 +65,12 @@ class ActiveReservation:
 
     def fullest(self) -> tuple[str, float] | None:
         """The budget used up most at the admission, and its used share; None without an answer of the store."""
-        rows = zip(self.plan.limits, self.balances, strict=False)
-        shares = [(used / most if most > 0 else 1.0, limit.name) for limit, (used, _, most) in rows]
-        if not shares:
-            return None
-        share, name = max(shares)
-        return name, share
+        name, highest = None, -1.0
+        for limit, (used, _, most) in zip(self.plan.limits, self.balances):  # noqa: B905 (no balances, no budget)
+            share = used / most if most > 0 else 1.0
+            if share > highest:
+                name, highest = limit.name, share
+        return None if name is None else (name, highest)
 
     def limit_time(self, seconds: float, limit: Limit) -> None:
         """The call, or its stream, must end within `seconds`, because of `limit`."""

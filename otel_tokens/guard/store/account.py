@@ -32,6 +32,8 @@ class Account:
         "grace_by",
         "limit",
         "limit_set",
+        "past_start",
+        "past_used",
         "paused_until",
         "plain",
         "reserved",
@@ -50,6 +52,8 @@ class Account:
         self.limit_set: int | None = None
         self.carried: int = 0
         self.carried_from: int = -1
+        self.past_start: int = -1
+        self.past_used: int = 0
         self.updated: int = now
         self.used: int = 0
         self.slot: Slot = slot
@@ -81,7 +85,9 @@ class Account:
 
     def turn(self, slot: Slot, now: int, wide: int | None) -> None:
         """See the account through another slot: the next window (rule 2), or another declaration of this one."""
-        if slot.start > self.start or (slot.start != self.start and self.end <= now):
+        if slot.start <= now < self.start:
+            self._roll_back(slot, now)
+        elif slot.start <= now and (slot.start > self.start or (slot.start != self.start and self.end <= now)):
             self._roll(slot, now)
         elif slot.start == self.start:
             self._redeclare(slot, now)
@@ -90,7 +96,16 @@ class Account:
     def _roll(self, slot: Slot, now: int) -> None:
         carried: int = max(0, self.used + self.reserved - self.limit) if self.grace_by else 0
         self.carried, self.carried_from = carried, self.start if carried else -1
+        self.past_start, self.past_used = self.start, self.used
         self._begin(slot, now, carried)
+
+    def _roll_back(self, slot: Slot, now: int) -> None:
+        """The clock was ahead and was put right. What was spent meanwhile belongs to the window of `now`."""
+        ahead = self.used + self.reserved
+        past = self.past_used if self.past_start == slot.start else 0
+        self.carried, self.carried_from = ahead, self.start  # the calls that run settle against it
+        self.past_start, self.past_used = -1, 0
+        self._begin(slot, now, past + ahead)
 
     def _redeclare(self, slot: Slot, now: int) -> None:
         if slot.slice_ms != self.slot.slice_ms:
@@ -99,15 +114,32 @@ class Account:
         self.plain = not slot.slice_ms and not slot.wall and not self.finished
 
     def age(self, now: int) -> None:
-        """Rolling windows: drop the slices that left (rule 3); forget a repaid grace after a whole window."""
+        """Rolling windows: drop the slices that left (rule 3); forget a repaid grace after a whole window.
+
+        What was booked while the clock was ahead is booked now.
+        """
         slices, slot = self.slices, self.slot
+        self.born = min(self.born, now)
         if slices is None:
             return
-        oldest = now // slot.slice_ms - slot.slices
+        index = now // slot.slice_ms
+        if slices and slices[-1][0] > index:
+            self._pull_back(slices, index)
+        oldest = index - slot.slices
         while slices and slices[0][0] < oldest:
             self.used -= slices.popleft()[1]
         if self.grace_by and now - self.grace_at >= slot.slice_ms * slot.slices and self.used <= self.limit:
             self.grace_by = ""
+
+    @staticmethod
+    def _pull_back(slices: deque[list[int]], index: int) -> None:
+        ahead = 0
+        while slices and slices[-1][0] > index:
+            ahead += slices.pop()[1]
+        if slices and slices[-1][0] == index:
+            slices[-1][1] += ahead
+        else:
+            slices.append([index, ahead])
 
     def refuses(self, slot: Slot, amount: int, now: int, critical: str) -> bool:
         """Whether a hard slot has no room for `amount` more, grace included (rules 4, 5 and 7)."""
@@ -250,6 +282,7 @@ class Account:
             paused_until=self.paused_until if self.paused_until > now else 0,
             review_until=self.review_until if self.review_until > now else 0,
             updated=self.updated,
+            window=slot.window,
         )
 
 

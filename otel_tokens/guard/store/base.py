@@ -98,14 +98,19 @@ class StoreError(OtelTokensError):
     """The store could not be reached, did not answer in time, or is damaged. Whether it acted is unknown."""
 
 
+class EndedError(StoreError):
+    """An admission under a key that was settled or released before. The store itself is well."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """An account in a window, as one budget declares it. Made once per scope and window, reused by every call.
 
-    `key` is unique per (budget, unit, scope) and free of the characters NUL and newline. `unit` is "usd",
+    `key` is unique per (budget, unit, scope, window) and free of the characters NUL and newline. `unit` is "usd",
     "tokens", "input_tokens", "output_tokens", "calls", "seconds", "operations" or "operations:NAME". `scope` is
     "" (everything) or "tenant=acme,user=bob" (values percent-encoded). `limit` and `grace` are in smallest
     units, `start` and `end` unix ms (0 and 0: no calendar window), `slice_ms` x `slices` is a rolling window.
+    `window` is what was declared, "1 day Europe/Berlin" or so: two declarations of one budget have two accounts.
     """
 
     key: str
@@ -121,6 +126,28 @@ class Slot:
     wall: bool = False
     grace: int = 0
     keep_ms: int = 0
+    window: str = ""
+
+    @property
+    def old_key(self) -> str:
+        """The key that earlier versions gave to the account, whatever its window."""
+        return f"{self.budget}|{self.unit}|{self.scope}"
+
+
+def window_of(key: str, budget: str, unit: str, scope: str) -> str:
+    """The window that a key was made with; "" for none."""
+    prefix = f"{budget}|{unit}|{scope}|"
+    return key[len(prefix) :] if key.startswith(prefix) else ""
+
+
+def continues(old: Slot, new: Slot) -> bool:
+    """Whether an account of an earlier version was kept under the same declaration, as far as it shows.
+
+    The window is the same, or the one before.
+    """
+    if (old.wall, old.slice_ms, old.slices) != (new.wall, new.slice_ms, new.slices):
+        return False
+    return (old.start, old.end) == (new.start, new.end) or 0 < old.end == new.start
 
 
 class AdmitRequest(NamedTuple):
@@ -139,7 +166,7 @@ class Admission:
 
     `refused` is the index of the first slot that refused (finished ones first), -1 if none. `retry_at` (unix
     ms, 0 = unknown) is when that slot frees budget by itself: its window's end, or for a rolling one the moment
-    its oldest slice leaves.
+    its oldest slice leaves. `lost` says why the store had no part in it, "" where it had (`store.local`).
     """
 
     granted: bool
@@ -148,6 +175,7 @@ class Admission:
     refused: int = -1
     reason: Refusal = ""
     retry_at: int = 0
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +202,7 @@ class Row:
     paused_until: int = 0
     review_until: int = 0
     updated: int = 0
+    window: str = ""
 
 
 class Store(ABC):

@@ -127,6 +127,33 @@ local function sweep()
   end
 end
 
+-- Rename the account that an earlier version kept for any window, if it had this one or the one before. Its leases name
+-- the other key: what they reserve is not taken along.
+local function adopt(key, slot)
+  local budget, unit, scope = names(slot.line)
+  local from = budget .. '|' .. unit .. '|' .. scope
+  if key == from then
+    return
+  end
+  local old = load(from)
+  if not old or old.slot.wall ~= slot.wall or old.slot.slice ~= slot.slice or old.slot.slices ~= slot.slices
+    or not ((old.slot.start == slot.start and old.slot.stop == slot.stop)
+      or (slot.start > 0 and old.slot.stop == slot.start)) then
+    return
+  end
+  call('RENAME', root .. ':a:' .. from, root .. ':a:' .. key)
+  if call('EXISTS', root .. ':q:' .. from) == 1 then
+    call('RENAME', root .. ':q:' .. from, root .. ':q:' .. key)
+  end
+  local member = budget .. '\0' .. scope .. '\0' .. unit .. '\0'
+  call('ZREM', root .. ':idx', member .. from)
+  call('ZADD', root .. ':idx', 0, member .. key)
+  accounts[from], accounts[key] = false, nil
+  local account = load(key)
+  put(account, 'reserved', 0)
+  return account
+end
+
 local function create(key, slot)
   local budget, unit, scope = names(slot.line)
   sweep()

@@ -8,7 +8,17 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from otel_tokens.guard.store.base import REMEMBER_MS, Admission, Balance, Booking, Refusal, Row, Slot, StoreError
+from otel_tokens.guard.store.base import (
+    REMEMBER_MS,
+    Admission,
+    Balance,
+    Booking,
+    Refusal,
+    Row,
+    Slot,
+    StoreError,
+    window_of,
+)
 
 PAGE = 250
 """Accounts or reservations that one script looks at, so that none keeps the server from others for long."""
@@ -161,11 +171,12 @@ def bookings_of(numbers: list[int]) -> list[Booking]:
 
 def row_of(text: bytes) -> Row:
     """One account of the answer to `rows`."""
-    first, budget, unit, scope = text.decode("utf-8", "surrogatepass").split("\n", 3)
+    first, budget, unit, scope, key = text.decode("utf-8", "surrogatepass").split("\n", 4)
     used, reserved, limit, declared, extra, start, end, rolling, overdraft, *rest = map(int, first.split())
     finished, paused, review, updated = rest
     marks = (overdraft, bool(finished), paused, review, updated)
-    return Row(budget, unit, scope, used, reserved, limit, declared, extra, start, end, rolling, *marks)
+    window = window_of(key, budget, unit, scope)
+    return Row(budget, unit, scope, used, reserved, limit, declared, extra, start, end, rolling, *marks, window)
 
 
 def _threes(numbers: list[int], first: int) -> list[Balance]:

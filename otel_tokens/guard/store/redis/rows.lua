@@ -24,7 +24,7 @@ for _, member in ipairs(found) do
       for i, number in ipairs(numbers) do
         numbers[i] = text(number)
       end
-      answer[#answer + 1] = table.concat(numbers, ' ') .. '\n' .. budget .. '\n' .. unit .. '\n' .. scope
+      answer[#answer + 1] = table.concat(numbers, ' ') .. '\n' .. budget .. '\n' .. unit .. '\n' .. scope .. '\n' .. account.key
     end
   end
 end

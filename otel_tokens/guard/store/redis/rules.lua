@@ -35,6 +35,8 @@ end
 local function roll(account, slot)
   local carried = account.grace_by ~= '' and max(0, account.used + account.reserved - limit_of(account)) or 0
   local from = account.slot.start
+  put(account, 'past_start', from)
+  put(account, 'past_used', account.used)
   drop_slices(account)
   clear_marks(account)
   if carried > 0 then
@@ -52,6 +54,19 @@ local function roll(account, slot)
   end
 end
 
+-- The clock was ahead and was put right. What was spent meanwhile belongs to the window of now; the calls that run
+-- settle against it as against a debt.
+local function roll_back(account, slot)
+  local ahead, from = account.used + account.reserved, account.slot.start
+  local seen = call('HMGET', root .. ':a:' .. account.key, 'past_start', 'past_used')
+  local past = tonumber(seen[1]) == slot.start and tonumber(seen[2]) or 0
+  roll(account, slot)
+  note(account, 'carried', ahead)
+  note(account, 'carried_from', from)
+  put(account, 'used', past + ahead)
+  put(account, 'past_start', -1)
+end
+
 local function redeclare(account, slot)
   if slot.slice ~= account.slot.slice then
     drop_slices(account)
@@ -66,13 +81,15 @@ end
 
 -- The account of a slot, in the slot's window unless it is in a later one that still runs.
 local function open(key, slot)
-  local account = load(key)
+  local account = load(key) or adopt(key, slot)
   if not account then
     return create(key, slot)
   end
   local old = account.slot
   if old ~= slot then
-    if slot.start > old.start or (slot.start ~= old.start and old.stop <= now) then
+    if slot.start <= now and old.start > now then
+      roll_back(account, slot)
+    elseif slot.start <= now and (slot.start > old.start or (slot.start ~= old.start and old.stop <= now)) then
       roll(account, slot)
     elseif slot.start == old.start then
       redeclare(account, slot)
@@ -81,14 +98,18 @@ local function open(key, slot)
   return account
 end
 
--- Rule 3: slices that left the window count no more; a repaid grace is forgotten after a whole window.
+-- Rule 3: what was booked while the clock was ahead is booked now; slices that left the window count no more; a repaid grace is forgotten after a whole window.
 local function age(account)
   local slot = account.slot
+  if account.born > now then
+    put(account, 'born', now)
+  end
   if slot.slice == 0 then
     return
   end
-  local first = floor(now / slot.slice) - slot.slices
-  if account.oldest and account.oldest < first then
+  local current = floor(now / slot.slice)
+  local first = current - slot.slices
+  if account.oldest and (account.oldest < first or account.oldest > current) then
     local at, gone, oldest = root .. ':q:' .. account.key, 0, nil
     local all = call('HGETALL', at)
     for i = 1, #all, 2 do
@@ -96,6 +117,10 @@ local function age(account)
       if index < first then
         gone = gone + tonumber(all[i + 1])
         call('HDEL', at, all[i])
+      elseif index > current then -- booked while the clock was ahead
+        call('HDEL', at, all[i])
+        call('HINCRBY', at, text(current), all[i + 1])
+        oldest = oldest and oldest < current and oldest or current
       elseif not oldest or index < oldest then
         oldest = index
       end

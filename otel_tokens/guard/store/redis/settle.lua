@@ -25,7 +25,7 @@ end
 -- Give back the lines and book the amount on the window they are of; on a later one, only correct its debt.
 local function settle(key, slot, amount, lines)
   local account = load(key)
-  if not account or account.slot.start < slot.start then
+  if not account or account.slot.start < slot.start or account.slot.start > now then
     if slot.stop > 0 and slot.stop <= now then
       return 0, 0, 0, slot.limit
     end

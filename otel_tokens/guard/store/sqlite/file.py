@@ -15,37 +15,15 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from otel_tokens.forks import at_fork
-from otel_tokens.guard.store.base import NEVER, StoreError
+from otel_tokens.guard.store.base import StoreError
+from otel_tokens.guard.store.sqlite.schema import make_file, migrate
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-VERSION = 1
 _LOOK = 1.0  # seconds between two looks whether the file is still there
 _FORBEARANCE = 60  # times the timeout, that an operation waits at most while others are served
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
-
-_SCHEMA = (
-    # `next_expiry`: no living reservation expires before it. An index would cost a page per call.
-    "CREATE TABLE budget_store (version INTEGER NOT NULL, next_expiry INTEGER NOT NULL)",
-    f"INSERT INTO budget_store VALUES ({VERSION}, {NEVER})",  # noqa: S608 (numbers of ours)
-    """
-    CREATE TABLE budget_accounts (
-        key TEXT PRIMARY KEY, budget TEXT NOT NULL, unit TEXT NOT NULL, scope TEXT NOT NULL,
-        declaration TEXT NOT NULL, ends INTEGER NOT NULL, plain INTEGER NOT NULL, limit_now INTEGER NOT NULL,
-        used INTEGER NOT NULL, reserved INTEGER NOT NULL, born INTEGER NOT NULL, updated INTEGER NOT NULL,
-        extra INTEGER NOT NULL, own_limit INTEGER, finished INTEGER NOT NULL, paused_until INTEGER NOT NULL,
-        review_until INTEGER NOT NULL, grace_by TEXT NOT NULL, grace_at INTEGER NOT NULL,
-        carried INTEGER NOT NULL, carried_from INTEGER NOT NULL, slices TEXT
-    ) WITHOUT ROWID
-    """,
-    "CREATE INDEX budget_accounts_names ON budget_accounts (budget, scope, unit)",
-    "CREATE TABLE budget_limits (budget TEXT, unit TEXT, amount INTEGER NOT NULL, PRIMARY KEY (budget, unit)) "
-    "WITHOUT ROWID",
-    # `held`: a line per account. An ended reservation that expired still has it, a settled one has not.
-    "CREATE TABLE budget_leases (key TEXT PRIMARY KEY, expires INTEGER NOT NULL, held TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE budget_ended (key TEXT PRIMARY KEY, remember_until INTEGER NOT NULL, held TEXT) WITHOUT ROWID",
-)
 
 
 class _BusyError(Exception):
@@ -229,14 +207,14 @@ class File:
                 connection.close()
 
     def _open(self) -> sqlite3.Connection:
-        _make_file(self.path)
+        make_file(self.path)
         # No waiting inside SQLite: its pauses grow to 100 ms, and would block an event loop.
         connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode=WAL").fetchone()
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA wal_autocheckpoint=4000")
-            _migrate(connection)
+            migrate(connection)
             found = os.stat(self.path)  # noqa: PTH116
         except BaseException:
             connection.close()
@@ -286,33 +264,3 @@ class _Patience:
 
 def _is_busy(error: Exception) -> bool:
     return isinstance(error, sqlite3.OperationalError) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _BUSY
-
-
-def _make_file(path: str) -> None:
-    missing = [parent for parent in Path(path).parents if not parent.exists()]
-    for parent in reversed(missing):
-        parent.mkdir(mode=0o700, exist_ok=True)
-    # Only ever opens a file of its own making: closing a descriptor of one that SQLite has open elsewhere in this
-    # process would drop its locks. SQLite gives -wal and -shm the mode of the file.
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    """Make the tables, if they aren't there. They may share the file with others, so the version is in a table."""
-    known = "SELECT 1 FROM sqlite_master WHERE name = 'budget_store'"
-    if connection.execute(known).fetchone() is None:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if connection.execute(known).fetchone() is None:
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-    version = connection.execute("SELECT version FROM budget_store").fetchone()
-    if version is None or version[0] != VERSION:
-        raise sqlite3.DatabaseError(
-            f"budgets of schema {version and version[0]}, this otel-tokens knows {VERSION}: update otel-tokens"
-        )

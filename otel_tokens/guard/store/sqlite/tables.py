@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from otel_tokens.guard.store.account import Account, ReservedAmount
-from otel_tokens.guard.store.base import NEVER, REMEMBER_MS, Slot
+from otel_tokens.guard.store.base import NEVER, REMEMBER_MS, Slot, continues, window_of
 
 LIVES, EXPIRED, SETTLED = "lives", "expired", "settled"
 
@@ -17,7 +17,7 @@ _NAMES = ("key", "budget", "unit", "scope")
 _STATE = (
     "declaration", "ends", "plain", "limit_now", "used", "reserved", "born", "updated", "extra", "own_limit",
     "finished", "paused_until", "review_until", "grace_by", "grace_at", "carried", "carried_from",
-    "slices",
+    "past_start", "past_used", "slices",
 )  # fmt: skip
 # Names of columns, all ours, nothing from outside:
 _COLUMNS = ", ".join((*_NAMES, *_STATE))
@@ -63,7 +63,10 @@ class Declarations:
             return known[0]
         start, end, limit, slice_ms, slices, wall, keep_ms = map(int, text.split())
         key, budget, unit, scope = names
-        return Slot(key, budget, unit, scope, limit, start, end, slice_ms, slices, wall=bool(wall), keep_ms=keep_ms)
+        return Slot(
+            key, budget, unit, scope, limit, start, end, slice_ms, slices,
+            wall=bool(wall), keep_ms=keep_ms, window=window_of(key, budget, unit, scope),
+        )  # fmt: skip
 
 
 class Tables:
@@ -92,10 +95,21 @@ class Tables:
         """The account of `slot`, turned to the slot's window; made if it isn't there."""
         account = self.find(slot.key)
         if account is None:
-            account = self._accounts[slot.key] = Account(slot, self.now, self.wide(slot))
+            account = self._accounts[slot.key] = self._adopt(slot) or Account(slot, self.now, self.wide(slot))
         elif account.slot is not slot and self._declarations.text(account.slot) != self._declarations.text(slot):
             account.turn(slot, self.now, self.wide(slot))
         return account
+
+    def _adopt(self, slot: Slot) -> Account | None:
+        """Go on with the account that an earlier version kept for any window, if it had this one."""
+        old = self.find(slot.old_key) if slot.key != slot.old_key else None
+        if old is None or not continues(old.slot, slot):
+            return None
+        self.forget(slot.old_key)
+        old.reserved = 0  # its reservations name the other key
+        old.turn(slot, self.now, self.wide(slot))
+        old.slot = slot
+        return old
 
     def select(self, where: str, values: tuple[Any, ...], limit: int) -> list[Account]:
         """Accounts by a condition, in the order of budget, scope and unit."""
@@ -138,7 +152,8 @@ class Tables:
         account.used, account.reserved, account.updated = used, reserved, updated
         account.extra, account.limit_set, account.finished = extra, own, bool(finished)
         account.paused_until, account.review_until = paused, review
-        account.grace_by, account.grace_at, account.carried, account.carried_from = debt
+        account.grace_by, account.grace_at, account.carried, account.carried_from, *past = debt
+        account.past_start, account.past_used = past
         if slices is not None:
             pairs = [int(word) for word in slices.split()]
             account.slices = deque([pairs[i], pairs[i + 1]] for i in range(0, len(pairs), 2))
@@ -154,7 +169,7 @@ class Tables:
             self._declarations.text(account.slot), account.end, int(account.plain), account.limit,
             account.used, account.reserved, account.born, account.updated, account.extra, account.limit_set,
             int(account.finished), account.paused_until, account.review_until, account.grace_by, account.grace_at,
-            account.carried, account.carried_from,
+            account.carried, account.carried_from, account.past_start, account.past_used,
             None if slices is None else " ".join(f"{index} {amount}" for index, amount in slices),
         )  # fmt: skip
 
