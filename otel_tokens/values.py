@@ -93,10 +93,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A billed part of a call outside its top-level totals: a compaction pass, an advisor model, a hosted tool.
-
-    `model` is the part's own, None for the call's. `calls` is how often a tool ran that is billed by the call.
-    """
+    """A billed part of a call outside its totals: a compaction pass, an advisor model, a hosted tool that ran `calls`
+    times. `model` None is the call's model."""
 
     kind: str
     model: str | None

@@ -131,7 +131,7 @@ class ActiveCall(CallState):
         """Read a stream chunk; return whether to hide it from the caller. (`capture.stream` reads parsed chunks.)"""
         if self.first is None:
             self.first = time.perf_counter()
-        safely("read chunk", self.glance, self.facts, chunk)
+        safely("read chunk", self.read_chunk, self.facts, chunk)
         return self.facts.complete and self.hides(chunk)
 
     def hides(self, chunk: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from otel_tokens.lifecycle.engine import Engine
 from otel_tokens.providers.spec import Endpoint
-from otel_tokens.usage.read import Facts, glance, length
+from otel_tokens.usage.read import Facts, chunk_reader, length
 from otel_tokens.usage.size import Size
 from otel_tokens.usage.tools import may_run
 from otel_tokens.values import Call, Reservation
@@ -40,11 +40,11 @@ class CallState:
         "engine",
         "facts",
         "first",
-        "glance",
         "hide_usage",
         "idle",
         "own_span",
         "parsed",
+        "read_chunk",
         "reason",
         "reservation",
         "risky",
@@ -65,7 +65,7 @@ class CallState:
         self.facts = Facts(endpoint)
         self.facts.measured = engine.estimator.wants(call.model)
         self.facts.hosted = may_run(endpoint, call, body)
-        self.glance = glance(endpoint)
+        self.read_chunk = chunk_reader(endpoint)
         self.reservation: Reservation | None = None
         self.span: Any = None
         self.own_span = True

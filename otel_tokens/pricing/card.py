@@ -1,4 +1,4 @@
-"""The rate card: all prices of one model on one tier in one period, and the arithmetic that charges a call by it."""
+"""The rate card: all prices of one model on one tier in one period, and the arithmetic of a call's cost."""
 
 from __future__ import annotations
 
@@ -132,9 +132,9 @@ _add = EXACT.add
 
 
 def charge(card: RateCard, usage: Usage) -> Parts | str:
-    """The money of `usage` in USD by `card`, or why it cannot be told: the kind of tokens that has no rate.
+    """The cost of `usage` in USD by `card`, or the kind of tokens that has no rate.
 
-    The one place that subtracts: uncached input is input - cache_read - cache_write, never below 0.
+    Only this function subtracts: uncached input is input - cache_read - cache_write, never below 0.
     """
     rates = card.rates_for(usage.input) if card.bands else card.rates
     read, write = usage.cache_read, usage.cache_write
@@ -176,7 +176,7 @@ def _plain_parts(rates: Rates, usage: Usage, uncached: int, read: int) -> tuple[
 
 
 def _write_cost(rates: Rates, usage: Usage, write: int) -> Decimal:
-    """Cache writes by lifetime; what has no stated lifetime at the provider's default."""
+    """The cost of cache writes by lifetime. Writes without a stated lifetime have the provider's default."""
     total, left = ZERO, write
     for tokens, rate in (
         (usage.cache_write_12h, rates.cache_write_12h),

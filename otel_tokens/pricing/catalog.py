@@ -1,8 +1,8 @@
-"""The one door to price data: the user's rules, genai-prices, and the shipped table of what it lacks.
+"""All price data: the user's rules, genai-prices, and the shipped table of what it lacks.
 
-A model is looked for by its exact name in the user's rules, then by their patterns, then by its exact name and its
-aliases in the provider's price list, then by its family (the name without date or `-latest`). What is not found is
-unpriced: never guessed, never $0.
+The catalogue looks for a model by its exact name in the user's rules, by their patterns, by its exact name and aliases
+in the provider's price list, and by its family (the name without date or `-latest`), in this order. A model that is not
+found is unpriced. Its price is never guessed and never 0.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Query = tuple[str | None, str, str | None, str | None, str | None, str | None]
 
 @dataclass(frozen=True, slots=True)
 class PriceData:
-    """genai-prices' data: its version, and its price lists by id, each indexed when it is first asked."""
+    """genai-prices' data: its version, and its price lists by id, each indexed when it is first used."""
 
     version: str
     sources: dict[str, Any]
@@ -79,7 +79,7 @@ _SHIPPED: dict[tuple[str, str], Shipped] = {(entry.provider, name): entry for en
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a look-up came to, good for [`valid_from`, `valid_until`): a card, or the reason why there is none."""
+    """The result of a look-up, valid in [`valid_from`, `valid_until`): a card, or the reason why there is none."""
 
     card: RateCard | None
     reason: str
@@ -88,7 +88,7 @@ class Found:
 
 
 class Catalog:
-    """All prices. `overrides` are the user's rules (`parse_rules`), which beat everything else."""
+    """All prices. `overrides` are the user's rules (`parse_rules`), which win over all other prices."""
 
     def __init__(self, overrides: Sequence[PriceRule] = ()) -> None:
         self.overrides = tuple(overrides)
@@ -102,7 +102,7 @@ class Catalog:
         PRICE_DATA.start()
 
     def reload(self) -> None:
-        """Take genai-prices' data anew, after the application has updated it (`genai_prices.UpdatePrices`)."""
+        """Read genai-prices' data again, after the application has updated it (`genai_prices.UpdatePrices`)."""
         PRICE_DATA.reload()
         self._found = {}
         self._version = ""
@@ -131,12 +131,12 @@ class Catalog:
         return self.find((provider, model, None, tier, speed, geo), at).card
 
     def find(self, query: Query, at: float) -> Found:
-        """The card of a call; cached, and then a matter of half a microsecond."""
+        """The card of a call. A cached one takes half a microsecond."""
         found = self._found.get(query)
         if found is None or not found.valid_from <= at < found.valid_until:
             found = self._find(query, at)
             if len(self._found) >= _MAX_CARDS:
-                self._found = {}  # names are the application's: the memory they take is bounded
+                self._found = {}  # the application chooses the names, so their memory is bounded
             self._found[query] = found
         return found
 
@@ -210,7 +210,7 @@ class Catalog:
         return None
 
     def _variant(self, provider: str, names: Sequence[str], wanted: Conditions, at: float) -> RateCard | None:
-        """The card of a model of OpenRouter whose suffix the list does not have: by what the suffix means."""
+        """The card of a model of OpenRouter whose suffix the list does not have: by the meaning of the suffix."""
         for name in names:
             base, suffixes = variants(name)
             routed = [suffix for suffix in suffixes if suffix != FREE_VARIANT]
@@ -256,16 +256,16 @@ class Catalog:
 
 
 def canonical(provider: str) -> str:
-    """The conventions' name of a provider, however it is spelled."""
+    """The conventions' name of a provider, for any spelling of it."""
     name = provider.strip().lower()
     return PROVIDER_ALIASES.get(name, name)
 
 
 def _candidates(provider: str, model: str, response_model: str | None) -> list[tuple[str, str]]:
-    """(name, doubt) in the order in which to look: what answered says more than what was asked for.
+    """(name, doubt) in the order in which to look: first the model that answered, then the model of the request.
 
-    Except where only the request tells the price: a fine-tune, and Bedrock, whose ids and profiles name the region
-    while the response names the bare model.
+    The request comes first if only it has what decides the price: a fine-tune, a suffix of OpenRouter, an id or profile
+    of Bedrock, which names the region.
     """
     if not response_model or response_model == model:
         return [(model, "")]
@@ -285,13 +285,13 @@ def _why(provider: str, model: str) -> str:
 
 
 def _rank(rule: PriceRule) -> tuple[bool, bool, int, Any]:
-    """What makes one rule better than another that fits as well."""
+    """The sort key of rules that fit: the largest is the best rule."""
     start = rule.start.toordinal() if rule.start else 0
     return rule.tier is not None, rule.provider is not None, len(rule.model.strip("*?")), start
 
 
 def _fingerprint(rules: Iterable[PriceRule]) -> str:
-    from hashlib import sha256  # only who states prices needs it
+    from hashlib import sha256  # only needed if the user states prices
 
     text = repr([(r.model, sorted(r.rates.items()), r.provider, r.tier, r.per_request, r.web_search, r.above, r.start,
                   r.end) for r in rules])  # fmt: skip

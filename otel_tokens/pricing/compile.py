@@ -105,7 +105,7 @@ def shipped_card(provider: str, name: str, entry: Shipped) -> RateCard:
 
 
 def rule_card(provider: str, name: str, rule: PriceRule, above: Iterable[PriceRule]) -> RateCard:
-    """The card of a rule of the user's, with its rules for long contexts."""
+    """The card of a user's rule, with the rules for long contexts."""
     notes = [rule.note] if rule.note else []
     without = [kind for kind in ("input", "output") if kind not in rule.rates]
     if rule.rates and without:
@@ -129,13 +129,13 @@ def rule_card(provider: str, name: str, rule: PriceRule, above: Iterable[PriceRu
 
 
 def _unsure(stated: Iterable[str]) -> frozenset[str]:
-    """Lifetimes without a rate: 5 and 30 minutes are what vendors' plain cache write means."""
+    """Lifetimes without a rate. 5 and 30 minutes are not among them: they are vendors' plain cache writes."""
     names = set(stated)
     return frozenset(ttl for ttl in ("1h", "12h") if "cache_write_" + ttl not in names and "cache_write" in names)
 
 
 def finished(card: RateCard, stated: set[str]) -> RateCard:
-    """The card with what a vendor publishes for all of its models and a price list may leave out."""
+    """The card with prices that a vendor publishes for all its models and a price list may lack."""
     if card.provider == "perplexity" and card.per_request is not None:
         card = replace(card, estimated="the fee of a request depends on its search context")  # the list has the highest
     list_id = PRICE_LISTS.get(card.provider)
@@ -178,7 +178,7 @@ def unbilled_card(provider: str, model: str, rule: str) -> RateCard:
 
 
 def _with_write(card: RateCard, lifetime: str, of: str, times: Decimal) -> RateCard:
-    """The card with cache writes of this lifetime at so many times the rate `of`, in all its bands."""
+    """The card with cache writes of this lifetime at `times` times the rate `of`, in all its bands."""
 
     def changed(rates: Rates) -> Rates:
         rate: Decimal | None = getattr(rates, of)

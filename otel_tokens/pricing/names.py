@@ -1,6 +1,6 @@
-"""What a model is called: the names under which a price may stand, from the exact one to its family.
+"""The names under which a model's price may be listed, from the exact name to its family.
 
-A name is only ever shortened by what does not change the price (an address, a date, `-latest`), so that a model
+A name is only shortened by parts that do not change the price (an address, a date, `-latest`), so that a model
 never gets the price of a sibling: `gpt-4o-mini` is not a `gpt-4o`.
 """
 
@@ -11,7 +11,7 @@ import re
 from otel_tokens.pricing.shipped import VENDOR_PREFIXES
 
 _DATE = r"20\d{2}-?(?:0[1-9]|1[0-2])-?(?:[0-2]\d|3[01])"
-# A version behind a date is that snapshot's; by itself only the first is no sibling (nova-pro-v2 is another model).
+# A version behind a date belongs to the snapshot. Alone, only v0 is harmless (nova-pro-v2 is another model).
 _HARMLESS = re.compile(rf"(?<!\d){_DATE}(?:-v\d)?(?!\d)|(?<=-)v0\.\d(?=$|[-:@])")
 _COMPACT_DATE = re.compile(r"(?<=-)(20\d{2})(0[1-9]|1[0-2])([0-2]\d|3[01])(?=[-:@]|$)")
 _SUFFIX = re.compile(rf"[-@](?:{_DATE}|latest|default)$")
@@ -74,7 +74,7 @@ def family(name: str) -> str | None:
 
 
 def regional_doubt(name: str, listed: str) -> str:
-    """Why the listed price need not be that of the region in a name on Bedrock or Azure; "" where it is.
+    """Why the listed price may not be that of the region in a name on Bedrock or Azure; "" if it is.
 
     Lists have the prices of the USA. Claude costs the same in all commercial regions, other models do not.
     """

@@ -1,4 +1,4 @@
-"""The cost of one call: its usage, charged by the rate cards of the models that did the work."""
+"""The cost of one call: its usage, charged by the rate cards of the models that answered."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _add = EXACT.add
 
 
 class Pricer:
-    """Prices calls by a `Catalog`. Pure, and no I/O once the catalogue's data is in."""
+    """Prices calls by a `Catalog`. Pure. No I/O once the catalogue's data is loaded."""
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
@@ -55,7 +55,7 @@ class Pricer:
         """The cost of `usage` in USD at the prices of `at` (unix seconds).
 
         `model` is what was asked for and `response_model` what answered; `tier`, `speed` and `geo` are the
-        response's, `address` is the server's, which may tell the place too. `provider` None means the maker of the
+        response's, `address` is the server's, which may show the place too. `provider` None means the maker of the
         model. Components add up to the total exactly.
 
         Status: "priced", also for tokens of a `Usage` made by hand; "estimated" when the tokens are (`usage.origin`)
@@ -109,7 +109,7 @@ class Pricer:
         return make(Cost, values)
 
     def _sum(self, query: Query, usage: Usage, at: float) -> Sum | str:
-        """What the call and its components come to, or why that is not known."""
+        """The cost of the call and its components, or why it is not known."""
         if usage.origin == "missing" and not (usage.input or usage.output or usage.web_searches or usage.components):
             return NO_USAGE
         own = self.catalog.find(query, at)
@@ -130,7 +130,7 @@ class Pricer:
         return parts, rule, doubt
 
     def _reported(self, reported: Decimal, ours: Sum | None) -> Cost:
-        """The cost as the provider states it, split as far as ours agrees."""
+        """The cost that the provider states, split by our prices as far as they agree."""
         local = None if ours is None else _total(ours[0])
         parts: Parts = (ZERO, ZERO, ZERO, ZERO, reported)
         if ours is not None and local is not None and local <= reported:

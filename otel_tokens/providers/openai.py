@@ -19,7 +19,7 @@ COST = {
 TOOLS = "server_side_tool_usage_details"
 """xAI's calls of hosted tools, by name: `x_search_calls`, `code_interpreter_calls` …"""
 
-# Compatible hosts add fields instead of changing OpenAI's, so one map reads them all. Alternatives, in order:
+# Compatible hosts add fields and keep OpenAI's, so one map reads them all. Alternatives, in order:
 # OpenAI; DeepSeek (prompt_cache_hit_tokens); Moonshot (cached_tokens); Databricks and proxies (cache_*_input_tokens).
 CHAT_USAGE = {
     "input": "prompt_tokens | input_tokens | prompt_cache_hit_tokens + prompt_cache_miss_tokens",
@@ -77,7 +77,7 @@ CHAT = Endpoint(
     operation="chat",
     path="/chat/completions",
     usage=CHAT_USAGE,
-    # Moonshot puts usage into the last chunk's choice, Groq under x_groq.
+    # Moonshot puts usage into the choice of the last chunk, Groq into x_groq.
     at=("usage", "choices.0.usage", "x_groq.usage"),
     deltas={"": "delta.content"},
     finish=("choices.*.finish_reason",),

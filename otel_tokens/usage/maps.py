@@ -32,7 +32,7 @@ class UsageMap:
         self.plans: dict[tuple[str, ...], Plan] = {}
 
     def plan(self, counts: Counts) -> Plan:
-        """Which keys make which field when just these keys are stated: the same for nearly all calls of a model."""
+        """The plan for exactly these keys. Nearly all calls of a model state the same keys."""
         shape = tuple(counts)
         plan = self.plans.get(shape)
         if plan is None:
@@ -43,7 +43,7 @@ class UsageMap:
 
 
 class Plan:
-    """A usage map resolved for one set of stated keys. What the keys cannot hold needs no look at the numbers."""
+    """A usage map resolved for one set of stated keys: the work that does not depend on the numbers is done once."""
 
     __slots__ = ("has_components", "has_cost", "reported", "steps")
 

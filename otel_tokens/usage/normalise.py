@@ -1,7 +1,7 @@
 """Raw counts to `Usage`: one convention for all providers, and its invariants.
 
-`input` and `output` are inclusive totals. A detail that exceeds its total is cut to it and flagged: the
-provider's total is what is billed. Source of each provider's rule: the provider file.
+`input` and `output` are inclusive totals. A part that is larger than its total is cut to the total and flagged, because
+the provider bills its total. The source of each provider's rule is in the provider's file.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def normalise(counts: Counts, endpoint: Endpoint, provider: str = "") -> Usage:
         unread = ("unreadable",) if any(counts.values()) else ()  # zeros of tools that did not run say nothing
         return Usage(flags=(*flags, *unread), reported_cost=cost, total=total)
     if beside and "reasoning" not in values:
-        # More reasoning than answer cannot be a part of it: Perplexity bills it beside the answer.
+        # More reasoning than output is no part of the output: Perplexity bills it beside the answer.
         values["reasoning"] = beside
         if beside > values.get("output", 0):
             values["output"] = values.get("output", 0) + beside
@@ -101,7 +101,7 @@ def _careful(plan: Plan, counts: Counts, flags: list[str]) -> dict[str, int]:
 
 
 def _number(value: Any, name: str, flags: list[str]) -> int | None:
-    """A count as an int: text and whole floats are read; what cannot be a count is flagged and left out."""
+    """A count as an int. Text and whole floats are read. What cannot be a count is flagged and gives None."""
     try:
         number = Decimal(str(value))
     except (InvalidOperation, ValueError):
@@ -132,10 +132,10 @@ def _add_thinking(values: dict[str, int], total: int) -> None:
 
 
 def _reconcile(values: dict[str, int], total: int | None, flags: list[str]) -> None:
-    """Make the invariants hold; the totals win over their parts."""
+    """Correct numbers that contradict each other: a total counts more than its parts."""
     given, made = values.get("input", 0), values.get("output", 0)
     reasoning = values.get("reasoning", 0)
-    # xAI (and some proxies) count reasoning beside completion tokens; their total gives it away.
+    # xAI and some proxies count reasoning beside the completion tokens: then the total is larger by the reasoning.
     if reasoning and total == given + made + reasoning:
         made = values["output"] = made + reasoning
     for name, value in values.items():
@@ -157,7 +157,7 @@ _TTL = ("cache_write_5m", "cache_write_30m", "cache_write_1h", "cache_write_12h"
 
 
 def _ttl(values: dict[str, int], given: int, flags: list[str]) -> None:
-    """The TTL split is part of the cache writes; a split without its total states the total."""
+    """Keep the split by lifetime within the cache writes. A split without a total gives the total."""
     split = 0
     for name in _TTL:
         if name in values:

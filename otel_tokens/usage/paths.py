@@ -37,8 +37,8 @@ def _split(path: str) -> tuple[str, ...]:
 
 
 def dig(value: Any, path: str) -> Any:
-    """What stands at the dotted `path`, or None."""
-    if "." not in path:  # most are: half the price of the loop
+    """The value at the dotted `path`, or None."""
+    if "." not in path:  # most paths: takes half the time of the loop
         return get(value, path)
     for name in _split(path):
         if value is None:
@@ -49,7 +49,7 @@ def dig(value: Any, path: str) -> Any:
 
 @lru_cache(maxsize=1024)
 def _around_star(path: str) -> tuple[str, bool, str]:
-    """What stands before and after the first "*" of a path, and whether there is one."""
+    """The parts of a path before and after its first "*", and whether it has one."""
     names = path.split(".")
     if "*" not in names:
         return path, False, ""
@@ -58,7 +58,7 @@ def _around_star(path: str) -> tuple[str, bool, str]:
 
 
 def dig_all(value: Any, path: str) -> list[Any]:
-    """What stands at `path`, where a "*" stands for every item of a list; None is left out."""
+    """The values at `path`, in which "*" stands for every item of a list. Values of None are left out."""
     before, star, after = _around_star(path)
     found = dig(value, before) if before else value
     if not star:
@@ -71,7 +71,7 @@ def dig_all(value: Any, path: str) -> list[Any]:
 
 
 def first(value: Any, paths: tuple[str, ...]) -> Any:
-    """The first of `paths` at which something stands."""
+    """The value at the first of `paths` that has one, or None."""
     for path in paths:
         found = dig(value, path)
         if found is not None:
@@ -91,12 +91,12 @@ def fields_of(block: Any) -> Mapping[str, Any] | None:
 
 
 def utf8_length(text: str) -> int:
-    """The bytes of a text: they tell more of its tokens than its characters, of which a Chinese one is a token."""
+    """The bytes of a text in UTF-8. They predict its tokens better than its characters do."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def length(value: Any, depth: int = 0) -> int:
-    """The bytes of text in a value (strings in dicts, lists and SDK objects); reads no more.
+    """The bytes of text in a value: of strings in dicts, lists and SDK objects. It keeps no text.
 
     Base64 data is not text: the fields known to hold it are left out.
     """

@@ -20,12 +20,12 @@ from otel_tokens.usage.tools import count_tools
 
 @lru_cache(maxsize=256)
 def places(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
-    """Where this endpoint's usage blocks may stand, each with the prefix its fields get."""
+    """The places of this endpoint's usage blocks, each with the prefix for the names of its fields."""
     return tuple((path, prefix) for path, _, prefix in (place.partition("=") for place in endpoint.at))
 
 
 class Facts:
-    """What has been read of one call so far. Mutable: it lives inside one call and is never shared.
+    """What has been read of one call so far. Mutable. It belongs to one call and is never shared.
 
     `measured`: whether the length of a whole answer's text (`text_bytes`, UTF-8) is wanted (to calibrate the estimate).
     `complete`: usage is final. `running`: the number of the last chunk that stated the usage of an answer that goes on,
@@ -76,12 +76,12 @@ class Facts:
         self.finish: tuple[str, ...] = ()
 
     def read(self, payload: Any) -> bool:
-        """Take everything that a whole response, or a chunk that may carry facts, states; say if usage was in it."""
+        """Read all facts of a whole response, or of a chunk that may carry facts. Return whether it had usage."""
         endpoint = self.endpoint
         found = False
         for path, prefix in places(endpoint):
             if found and not prefix:
-                continue  # the usage block has been found: the other places are other hosts'
+                continue  # the usage block has been found: the other places belong to other hosts
             block = dig(payload, path)
             if block is None:
                 continue
@@ -148,18 +148,18 @@ def _served(passes: Any) -> str | None:
     return _text(served[-1]) if served else None
 
 
-Glance = Callable[[Facts, Any], None]
-"""Looks at one stream chunk. A chunk that carries only text costs a fraction of a microsecond."""
+ReadChunk = Callable[[Facts, Any], None]
+"""Reads one stream chunk. A chunk of text alone takes a fraction of a microsecond."""
 
 
 @lru_cache(maxsize=256)
-def glance(endpoint: Endpoint) -> Glance:
-    """The look at each chunk of this endpoint's streams, built once."""
+def chunk_reader(endpoint: Endpoint) -> ReadChunk:
+    """The function that reads each chunk of this endpoint's streams, built once."""
     return _events(endpoint) if endpoint.shape == "events" else _choices(endpoint)
 
 
-def _choices(endpoint: Endpoint) -> Glance:
-    """Chunks without a type: a chunk of text has choices, no finish reason and no usage."""
+def _choices(endpoint: Endpoint) -> ReadChunk:
+    """A reader of chunks without a type: a chunk of text has choices, no finish reason and no usage."""
     text = attrgetter(endpoint.deltas.get("", "delta.content"))
 
     def look(facts: Facts, chunk: Any) -> None:
@@ -167,7 +167,7 @@ def _choices(endpoint: Endpoint) -> Glance:
         try:
             choice = chunk.choices[0]
             if choice.finish_reason is None and chunk.usage is None and facts.named:
-                found = text(choice)  # `utf8_length`, inline: this is done for every chunk
+                found = text(choice)  # `utf8_length`, inline: this runs for every chunk
                 facts.text_bytes += len(found) if found.isascii() else len(found.encode("utf-8", "surrogatepass"))
                 return
         except (AttributeError, IndexError, TypeError):
@@ -197,8 +197,8 @@ def _goes_on(chunk: Any) -> bool:
     return is_list(choices) and bool(choices) and all(get(choice, "finish_reason") is None for choice in choices)
 
 
-def _events(endpoint: Endpoint) -> Glance:
-    """Chunks with a type: only those of certain types carry facts."""
+def _events(endpoint: Endpoint) -> ReadChunk:
+    """A reader of chunks with a type: only some types carry facts."""
     texts = {kind: attrgetter(path) for kind, path in endpoint.deltas.items()}
     facts_on, final_on, tools_on = endpoint.facts_on, endpoint.final_on, endpoint.tools_on
     read_on = facts_on | tools_on

@@ -16,7 +16,7 @@ from otel_tokens.providers.anthropic import MESSAGES
 from otel_tokens.providers.openai import CHAT, EMBEDDINGS, RESPONSES
 from otel_tokens.usage import tokenizer
 from otel_tokens.usage.estimate import Estimator
-from otel_tokens.usage.read import Facts, glance
+from otel_tokens.usage.read import Facts, chunk_reader
 from otel_tokens.usage.size import IMAGE_TOKENS, measure
 
 
@@ -92,7 +92,7 @@ def test_texts_are_as_long_as_their_bytes(text: str) -> None:
     event = SimpleNamespace(type="content_block_delta", delta=SimpleNamespace(type="text_delta", text=text))
     for endpoint, chunk in ((CHAT, chat), (MESSAGES, event)):
         facts = Facts(endpoint)
-        glance(endpoint)(facts, chunk)
+        chunk_reader(endpoint)(facts, chunk)
         assert facts.text_bytes == size
     whole = Facts(CHAT)
     whole.read_whole({"choices": [{"message": {"content": text}}]})
