@@ -71,7 +71,7 @@ class Pricer:
         A request that Anthropic refused before any output costs nothing (`usage.flags` say "refused").
         """
         where = geo or place(provider, model, address)
-        if usage.flags and not usage.components and _refused_free(usage.flags, at):
+        if usage.flags and "claude" in (response_model or model) and _refused_free(usage, at):
             total: Sum | str = _NOTHING, REFUSED, ""
         else:
             total = self._sum((provider, model, response_model, tier, speed, where), usage, at)
@@ -188,10 +188,10 @@ def _may_be_free(usage: Usage, ours: Sum | None) -> bool:
     return not (usage.input or usage.output) or (ours is not None and not _total(ours[0]))
 
 
-def _refused_free(flags: tuple[str, ...], at: float) -> bool:
+def _refused_free(usage: Usage, at: float) -> bool:
     """Whether a request that was refused before any output is not billed: by day and by the refusal's category."""
-    refused = [flag.partition(":")[2] for flag in flags if flag.partition(":")[0] == "refused"]
-    if not refused or at < midnight(REFUSALS_FREE):
+    refused = [flag.partition(":")[2] for flag in usage.flags if flag.partition(":")[0] == "refused"]
+    if not refused or usage.components or at < midnight(REFUSALS_FREE):
         return False
     return at < midnight(REFUSALS_BILLED_AGAIN) or refused[0] not in REFUSALS_BILLED
 

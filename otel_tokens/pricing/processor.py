@@ -112,6 +112,7 @@ class PricingProcessor(SpanProcessor):
         if usage is None:
             return None
         started = (span.start_time or 0) / 1e9
+        address = attributes.get(names.SERVER_ADDRESS)
         cost = self._pricer(
             facts["provider"] or None,
             facts["model"],
@@ -120,6 +121,7 @@ class PricingProcessor(SpanProcessor):
             tier=facts["tier"] or None,
             speed=facts["speed"] or None,
             geo=facts["geo"] or None,
+            address=address if isinstance(address, str) else None,
             at=started,
         )
         if cost.rule == NO_USAGE:

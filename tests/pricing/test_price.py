@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from math import inf, nan
 
@@ -215,6 +216,27 @@ def test_a_reported_zero_beside_tokens_of_a_paid_model_is_not(price: Price) -> N
     assert cost.provider_total == 0
     assert "reports 0 USD beside tokens" in cost.rule
     assert price("openrouter", "x/y", input=1, output=1, reported_cost=Decimal(0)).status == "unpriced"
+
+
+@pytest.mark.parametrize(
+    ("flag", "day", "billed"),
+    [
+        ("refused", "2026-11-20", False),
+        ("refused:cyber", "2026-11-20", False),
+        ("refused:bio", "2026-11-20", True),
+        ("refused:bio", "2026-09-23", False),  # before these were billed again
+        ("refused", "2026-06-08", True),  # before any was free
+    ],
+)
+def test_refusals_by_day_and_category(price: Price, flag: str, day: str, *, billed: bool) -> None:
+    at = datetime.fromisoformat(day).replace(hour=12, tzinfo=UTC).timestamp()
+    usage = Usage(input=500, output=1, origin="provider", flags=(flag,))
+    for provider, model in (("anthropic", "claude-sonnet-4-6"), ("aws.bedrock", "anthropic.claude-sonnet-4-6")):
+        cost = price(provider, model, usage=usage, at=at)
+        assert cost.status == "priced"
+        assert (cost.total != 0) is billed
+    # other makers behind the same API state no such rule
+    assert price("deepseek", "deepseek-chat", usage=usage, at=at).total != 0
 
 
 def test_a_negative_cost_is_no_cost(price: Price) -> None:
