@@ -16,12 +16,14 @@ from otel_tokens.usage.paths import dig, dig_all, get
 from otel_tokens.values import Call, Component, Usage
 
 WEB_SEARCH, IMAGES, PREVIEW = "web_search", "image_gen", "web_search_preview"
+SVG = "svg"
+"""An image tool's answer written by another model: its tokens are billed beside, and are not counted here."""
 
 UNNAMED_MODEL = "image_generation_tool"
 """Stands for the model of an image tool that neither the answer nor the request names: unpriced unless the user prices
 it."""
 
-UNCOUNTED = frozenset({"code_interpreter", "code_execution", "shell", "google_search"})
+UNCOUNTED = frozenset({"code_interpreter", "code_execution", "shell", "google_search", SVG})
 """Tools whose bill does not follow from one answer: containers are billed by time and may serve several calls."""
 
 # Kinds of items in an answer. What is not here (functions, MCP, computer use, tool search) has no fee of its own.
@@ -65,6 +67,8 @@ def count_tools(endpoint: Endpoint, payload: Any, tools: dict[str, int]) -> None
             kind, calls = _shown(item)
             if calls:
                 tools[kind] = tools.get(kind, 0) + calls
+            if kind == IMAGES and get(item, "svg_usage") is not None:
+                tools[SVG] = tools.get(SVG, 0) + 1
 
 
 def _shown(item: Any) -> tuple[str, int]:

@@ -18,7 +18,9 @@ import pytest
 from otel_tokens import Budget
 from otel_tokens.demo.server import Reply
 from otel_tokens.instrument import runtime
-from otel_tokens.values import Record
+from otel_tokens.providers import openai as openai_provider
+from otel_tokens.usage.tools import count_tools, with_tools
+from otel_tokens.values import Record, Usage
 
 Ask = Callable[..., Record]
 MESSAGES: Any = [{"role": "user", "content": "What is a token? Answer in one sentence, please."}]
@@ -291,6 +293,22 @@ def test_an_image_tool_is_priced_by_the_model_that_the_request_names(ask: Ask, t
     record = ask("openai", body, endpoint="responses", tools=[tool])
     assert record.cost.total == (None if total is None else Decimal(total))
     assert record.usage.components[0].model == tool.get("model", "image_generation_tool")
+
+
+def test_images_whose_tokens_are_not_stated(ask: Ask) -> None:
+    svg = {"input_tokens": 1, "output_tokens": 2, "reasoning_tokens": 0, "total_tokens": 3, "model": "gpt-5.4"}
+    image = {"type": "image_generation_call", "id": "i", "status": "completed", "result": None}
+    for item, kinds in ((image, ["image_gen"]), ({**image, "svg_usage": svg}, ["image_gen", "svg"])):
+        usage = with_tools(Usage(input=1, origin="provider"), shown(item), {})
+        assert [part.kind for part in usage.components] == kinds
+    record = ask("openai", responses_body("gpt-5.4", output=[image]), endpoint="responses")
+    assert money(record) == (Decimal("0.0040"), "estimated")
+
+
+def shown(item: dict[str, Any]) -> dict[str, int]:
+    tools: dict[str, int] = {}
+    count_tools(openai_provider.RESPONSES, {"output": [item]}, tools)
+    return tools
 
 
 # ---- what the provider charged ---------------------------------------------------------------------------------------
