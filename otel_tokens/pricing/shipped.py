@@ -1,21 +1,20 @@
-"""What we know about prices beside genai-prices: data only, each entry with its date and source.
+"""Prices that genai-prices lacks: data only, each entry with its date and source.
 
-Kept small on purpose: a price that is not certain is better unknown. USD per million tokens, as text, so that no
-digit is lost.
+The table is small: a price that is not certain is left out. USD per million tokens, as text, so that no digit is lost.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-AS_OF = "2026-11-23"
+AS_OF = "2026-11-30"
 """Date of this table; part of the catalogue's version."""
 
 ANTHROPIC = "https://platform.claude.com/docs/en/about-claude/pricing"
 OPENAI = "https://developers.openai.com/api/docs/pricing"
 
-# Our provider names to the price lists of genai-prices. A provider that is not here has no public price list that
-# we know: local servers, unknown hosts, vendors who bill in another currency or by region (alibaba, volcengine).
+# Our provider names → price lists of genai-prices. A provider that is not here has no public price list that is
+# known: local servers, unknown hosts, vendors who bill in another currency or by region (alibaba, volcengine).
 PRICE_LISTS: dict[str, str] = {
     "openai": "openai",
     "anthropic": "anthropic",
@@ -51,15 +50,15 @@ PRICE_LISTS: dict[str, str] = {
     "arcee": "arcee",
 }
 
-# (list, vendor): which of a vendor's models (a regular expression, from the name's start) that cloud sells at the
-# vendor's own price; prices through others are guesses. Who serves open weights sets a price of its own.
+# (list, vendor): the vendor's models (a regular expression, from the name's start) that a cloud sells at the vendor's
+# own price. Prices of other models are guesses: who serves open weights sets a price of its own.
 SOLD_AT_OWN_PRICE: dict[tuple[str, str], str] = {
     ("azure", "openai"): r"(?!gpt-oss)",
     ("azure", "anthropic"): "",
     ("google", "anthropic"): "",
 }
 
-# What other instrumentations and libraries call the providers.
+# Names of the providers in other instrumentations and libraries.
 PROVIDER_ALIASES: dict[str, str] = {
     "azure": "azure.ai.openai",
     "azure_openai": "azure.ai.openai",
@@ -101,7 +100,7 @@ PROVIDER_ALIASES: dict[str, str] = {
 _GOOGLE = frozenset({"gcp.gemini", "gcp.vertex_ai", "gcp.gen_ai"})
 _AZURE = frozenset({"azure.ai.openai", "azure.ai.inference"})
 
-# `vendor/model`: for which providers the vendor is only an address. Elsewhere it is part of the model's name.
+# `vendor/model`: the providers for which the vendor is only an address. Elsewhere it is part of the model's name.
 VENDOR_PREFIXES: dict[str, frozenset[str]] = {
     "openai": frozenset({"openai"}) | _AZURE,
     "azure": _AZURE,
