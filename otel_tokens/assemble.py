@@ -71,6 +71,7 @@ class Runtime:
 def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) -> Runtime:
     """All rooms, joined and patched in. Raises ConfigError before anything is patched."""
     # Rooms that load third-party libraries are imported here, so that importing otel_tokens stays cheap.
+    from otel_tokens.telemetry.board import meter_of
     from otel_tokens.telemetry.metrics import Metrics
     from otel_tokens.telemetry.spans import Spans
 
@@ -81,7 +82,7 @@ def build(settings: Settings, given: Given, patcher: Patcher, worker: Worker) ->
     tracers, meters, own = find_providers(settings, given)
     spans = Spans(tracers.get_tracer(SCOPE), semconv=settings.semconv, cost_aliases=settings.cost_aliases)
     metrics = Metrics(
-        meters.get_meter(SCOPE),
+        meter_of(meters),
         semconv=settings.semconv,
         metric_attributes=settings.metric_attributes,
         token_histograms=settings.token_histograms,

@@ -165,12 +165,12 @@ def make_guard(settings: Settings, budgets: Sequence[Budget], pricer: Pricer, sp
 
 
 _GAUGE_UNITS = {"usd": "USD", "tokens": "token", "input_tokens": "token", "output_tokens": "token"}
-_MANY = 1000
-"""Accounts read at a time."""
+_MANY = 10_000
+"""Accounts that one collection of metrics reads."""
 
 
 def _every_status(guard: Guard) -> Iterator[Status]:
-    """The state of all budgets; where there are too many scopes, of some scopes of each."""
+    """The state of all budgets. If there are too many scopes, of some scopes of each budget."""
     rows = guard.status(limit=_MANY)
     if len(rows) < _MANY:
         yield from rows

@@ -1,8 +1,8 @@
-"""The ways a process ends, and what has to happen before each of them.
+"""Hands over what is pending before the process ends, in each of the ways in which it can end.
 
-`atexit` serves a program that runs to its end. Three ways pass it by: os._exit, by which forked children leave (RQ's
-jobs, Celery's workers, those of `multiprocessing`); SIGTERM, by which `multiprocessing` ends its daemonic children (a
-`Pool`'s workers); and uvicorn raises the signal that stopped it once more, under the handler that was there before.
+`atexit` covers a program that runs to its end. Three ways do not run it: os._exit, which ends forked children (RQ jobs,
+Celery workers, `multiprocessing`); SIGTERM, with which `multiprocessing` ends daemonic children (workers of a `Pool`);
+and uvicorn, which raises the signal that stopped it again, with the handler that was there before.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from otel_tokens.capture.watch import when_imported
+from otel_tokens.capture.watch import forget_import, when_imported
 
 Step = Callable[[], object]
 
 
 class Steps(NamedTuple):
-    """What to do, none of it raising: at Python's own end, at one that passes that by, and where one is near.
+    """What to do before an end. No step raises.
 
-    `counted` says whether this process has made calls: without any, os._exit is as quick as ever. `limit` gives the
-    seconds that the step of an end may take.
+    `at_exit`: at an end that runs `atexit`. `otherwise`: at an end that does not. `flush`: when an end is near.
+    `counted` returns whether this process has made calls; without calls os._exit does nothing more. `limit` returns
+    the seconds that a step may take.
     """
 
     at_exit: Step
@@ -36,20 +37,48 @@ class Steps(NamedTuple):
 
 
 _steps: Steps | None = None
-_ending = 0  # the process in which a last step is being taken
-_ended = 0  # and the one in which it has been taken
+_ending = 0  # the process that runs its last step now
+_ended = 0  # the process that has run its last step
+_undo: list[Step] = []
 
 
 def before_exit(steps: Steps) -> None:
-    """Have these steps taken in this process and its forked children. Only the first call counts."""
+    """Run these steps in this process and its forked children. Until `forget_steps` only the first call counts."""
     global _steps
     if _steps is not None:
         return
     _steps = steps
     atexit.register(_end, steps.at_exit)
     _watch_os_exit()
-    when_imported("multiprocessing.process", _watch_multiprocessing)
-    when_imported("uvicorn.server", _watch_uvicorn)
+    for module, watch in _WATCHED:
+        when_imported(module, watch)
+
+
+def forget_steps() -> None:
+    """Undo `before_exit`, and put back the functions that it wrapped.
+
+    A wrapper that somebody else has wrapped since stays, and does nothing. Handlers of SIGTERM in children of
+    `multiprocessing` stay.
+    """
+    global _steps
+    _steps = None
+    atexit.unregister(_end)
+    for module, watch in _WATCHED:
+        forget_import(module, watch)
+    while _undo:
+        _undo.pop()()
+
+
+def _wrap(owner: Any, name: str, wrapper: Any) -> None:
+    """Set `owner.name` to `wrapper` until `forget_steps`."""
+    original = getattr(owner, name)
+    setattr(owner, name, wrapper)
+
+    def undo() -> None:
+        if getattr(owner, name, None) is wrapper:
+            setattr(owner, name, original)
+
+    _undo.append(undo)
 
 
 def _end(step: Step) -> None:
@@ -62,10 +91,10 @@ def _end(step: Step) -> None:
 
 
 def finish() -> bool:
-    """Do what is to be done before an end, in the time there is for it: for the handler of a signal.
+    """Run the step for an end that does not run `atexit`. For handlers of signals.
 
-    On a thread, because the interrupted code may hold a lock that is needed for it: then time runs out. False when
-    the interrupted code is doing just that: the handler has to return and leave the end to it.
+    It runs on a thread and has a time limit, because the interrupted code may hold a lock that the step needs. Returns
+    False when the interrupted code is running its last step already: then the handler must return.
     """
     if _steps is None:
         return True
@@ -92,7 +121,7 @@ def _watch_os_exit() -> None:
         finally:
             leave(status)
 
-    os._exit = watched
+    _wrap(os, "_exit", watched)
 
 
 # ---- multiprocessing
@@ -108,7 +137,7 @@ def _watch_multiprocessing(process: Any) -> None:
             if _steps is not None:
                 _end(_steps.otherwise)
 
-    process.BaseProcess._bootstrap = watched
+    _wrap(process.BaseProcess, "_bootstrap", watched)
     if process.parent_process() is not None and _steps is not None:  # too late: this child has begun
         from multiprocessing.util import Finalize  # loaded with `process`
 
@@ -117,18 +146,21 @@ def _watch_multiprocessing(process: Any) -> None:
 
 
 def _child_begins(child: Any) -> None:
-    """Daemonic children are ended by SIGTERM as a matter of course; the others keep the default."""
+    """Handle SIGTERM in daemonic children, which `multiprocessing` ends with it. Others keep the default."""
     if not child.daemon or threading.current_thread() is not threading.main_thread():
         return
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminated)
     if getattr(signal.getsignal(signal.SIGTERM), "__name__", "") == _terminated.__name__:  # that of a run, or ours
-        _mind_sigterm()
+        _repeat_until_handled()
 
 
-def _mind_sigterm() -> None:
-    """Python runs a handler between two steps of its own: a signal in the instant before a blocking call waits for
-    the end of that call, and whoever joins the child would wait for ever. A thread says it again until it is heard."""
+def _repeat_until_handled() -> None:
+    """Repeat SIGTERM from a thread until its handler has run.
+
+    Python runs handlers between bytecodes. A signal just before a blocking call would wait for the end of that call,
+    and the parent, which joins the child, would wait as well.
+    """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     taken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -177,4 +209,7 @@ def _watch_uvicorn(server: Any) -> None:
             if _steps is not None:
                 _steps.flush()
 
-    server.Server.shutdown = watched
+    _wrap(server.Server, "shutdown", watched)
+
+
+_WATCHED = (("multiprocessing.process", _watch_multiprocessing), ("uvicorn.server", _watch_uvicorn))

@@ -16,7 +16,7 @@ from otel_tokens.assemble_guard import check_held, listed
 from otel_tokens.background import Worker
 from otel_tokens.capture.patch import Patcher
 from otel_tokens.errors import OtelTokensError
-from otel_tokens.exits import Steps, before_exit
+from otel_tokens.exits import Steps, before_exit, forget_steps
 from otel_tokens.reports.times import When, moment
 from otel_tokens.safely import on_fault, safely
 from otel_tokens.settings import Settings, default_ledger, load_settings
@@ -54,9 +54,9 @@ def instrument(
     held then are a ConfigError.
 
     `tracer_provider` and `meter_provider` default to the application's global ones; when it has none, what the
-    `OTEL_*` variables and the settings ask for is set up. `config` is the settings file, `ledger` a path, True for
-    the default place or False for none, `budgets` a sequence of `Budget`, `on_record` takes each `Record`. Further
-    keywords are settings by name (docs/settings.md). Raises ConfigError for a wrong setting, before anything is
+    `OTEL_*` variables and the settings ask for is set up. `config` is the settings file ("off": none), `ledger` a path,
+    True for the default place or False for none, `budgets` a sequence of `Budget`, `on_record` takes each `Record`.
+    Further keywords are settings by name (docs/settings.md). Raises ConfigError for a wrong setting, before anything is
     patched.
     """
     global _runtime
@@ -74,13 +74,18 @@ def instrument(
 
 
 def uninstrument() -> None:
-    """Restore every patched function, stop what `instrument()` started, and forget it. Harmless when it is off."""
+    """Restore every patched function, also of `os` and `multiprocessing`, and stop what `instrument()` started.
+
+    What the OpenTelemetry SDK cannot give back stays: instruments of the meter, which the next `instrument()` uses
+    again. Does nothing when the metering is off.
+    """
     global _runtime
     with _lock:
         held, _runtime = _runtime, None
         if held is None:
             return
         held.patcher.uninstall()
+        forget_steps()
         held.engine.end_open()
         _finish_queued(held, held.settings.flush_timeout)
         _close(held)

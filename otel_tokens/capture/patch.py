@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from otel_tokens.capture.inplace import InPlace
-from otel_tokens.capture.watch import when_imported
+from otel_tokens.capture.watch import forget_import, when_imported
 from otel_tokens.providers.spec import Provider, Target
 from otel_tokens.safely import report_fault
 
@@ -85,6 +85,8 @@ class Patcher:
 
     def uninstall(self) -> None:
         """Put every target back: the very same object that was there."""
+        for module in {target.module for target in self._providers}:
+            forget_import(module, self.module_imported)
         with self._lock:
             self._wrappers.clear()
             for _, patched in self._patched:

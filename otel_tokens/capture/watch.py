@@ -46,6 +46,18 @@ def when_imported(module: str, told: Told) -> None:
         wait.start()
 
 
+def forget_import(module: str, told: Told) -> None:
+    """Undo `when_imported(module, told)`. The finder goes with the last of them. Harmless if there was none."""
+    with _lock:
+        callbacks = _watched.get(module, [])
+        if told in callbacks:
+            callbacks.remove(told)
+        if not callbacks:
+            _watched.pop(module, None)
+        if not _watched:
+            sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
+
+
 def _is_loading(spec: Any) -> bool:
     return bool(getattr(spec, "_initializing", False))
 

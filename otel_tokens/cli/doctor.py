@@ -14,7 +14,7 @@ import click
 from otel_tokens.cli.checks import config as configuration
 from otel_tokens.cli.checks.finding import Finding
 from otel_tokens.cli.group import own_version
-from otel_tokens.cli.options import config_of, config_option
+from otel_tokens.cli.options import config_option
 from otel_tokens.reports.text import counted
 from otel_tokens.settings import Settings, load_settings
 from otel_tokens.text import printable
@@ -64,7 +64,7 @@ def _settings(config: str | None, ledger: str | None) -> Settings:
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # every mistake becomes a finding
     try:
-        return load_settings(config_of(config), ledger=ledger, on_config_error="ignore")
+        return load_settings(config or None, ledger=ledger, on_config_error="ignore")
     finally:
         logger.setLevel(level)
 

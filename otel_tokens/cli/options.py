@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -45,14 +45,9 @@ def ledger_option(function: F) -> F:
 def settings_of(config: str | None, **given: Any) -> Settings:
     """The settings, with options as keywords. Raises ConfigError that speaks of options."""
     try:
-        return load_settings(config_of(config), **given)
+        return load_settings(config or None, **given)
     except ConfigError as error:
         raise _as_options(error) from None
-
-
-def config_of(config: str | None) -> str | Literal[False] | None:
-    """What --config says: a file, False for "off", None when it was not given."""
-    return False if config is not None and config.lower() in ("off", "none") else config or None
 
 
 def _as_options(error: ConfigError) -> ConfigError:

@@ -32,8 +32,8 @@ def load_settings(
 ) -> Settings:
     """All settings. A keyword of None or (), an empty variable and an empty key of the file count as not given.
 
-    `config` is the file (False: none); without it OTEL_TOKENS_CONFIG is asked ("off": none), then
-    `otel-tokens.yaml` in the current directory is taken if it is there. `env` replaces `os.environ`.
+    `config` is the file (False or "off": none). Without it OTEL_TOKENS_CONFIG names the file ("off": none), else
+    `otel-tokens.yaml` in the current directory is read if it is there. `env` replaces `os.environ`.
 
     Raises one `ConfigError` that lists every mistake with its file and line, variable or keyword. With
     `on_config_error = ignore` mistakes are logged and kept in `Settings.problems`, and defaults take their place.
@@ -129,7 +129,8 @@ class _Loader:
         if config is False:
             return None, KEYWORD
         if config:
-            return os.path.expanduser(config), KEYWORD  # noqa: PTH111 (Path.expanduser raises)
+            none = str(config).lower() in NO
+            return (None if none else os.path.expanduser(config)), KEYWORD  # noqa: PTH111 (Path.expanduser raises)
         named = self.env.get(ENV_PREFIX + "CONFIG", "").strip()
         if named:
             return (None if named.lower() in NO else os.path.expanduser(named)), ENV_PREFIX + "CONFIG"  # noqa: PTH111

@@ -15,7 +15,7 @@ from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from otel_tokens.conventions import Metric
+from otel_tokens.conventions import SCOPE, Metric
 from otel_tokens.safely import report_fault, safely
 from otel_tokens.telemetry.forks import repair_metrics
 from otel_tokens.telemetry.totals import Totals
@@ -29,7 +29,7 @@ class Board:
     def __init__(self) -> None:
         self.totals = Totals()
         self.shown: dict[str, Show] = {}
-        self.instruments: list[Any] = []
+        self.instruments: dict[str, Any] = {}
         self.owner: object | None = None
 
     def callback(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
@@ -41,10 +41,15 @@ class Board:
 
         return observe
 
-    def keep(self, instruments: Iterable[Any]) -> None:
-        """Remember instruments, to reset them in a forked child."""
-        known = {id(item) for item in self.instruments}
-        self.instruments.extend(item for item in instruments if id(item) not in known)
+    def instrument(self, metric: Metric, create: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+        """The instrument of `metric`: `create(name, *args, **keywords)`, once for each meter.
+
+        The SDK never lets an instrument go. So each `instrument()` takes those of the one before.
+        """
+        found = self.instruments.get(metric.name)
+        if found is None:
+            found = self.instruments[metric.name] = create(metric.name, *args, **keywords)
+        return found
 
 
 _lock = threading.Lock()
@@ -67,13 +72,28 @@ def board_of(meter: Meter) -> Board:
         return found
 
 
+_meters: weakref.WeakKeyDictionary[Any, Meter] = weakref.WeakKeyDictionary()
+
+
+def meter_of(provider: Any) -> Meter:
+    """Our meter of a provider, the same one each time: the API keeps every meter of its proxy for ever."""
+    with _lock:
+        try:
+            found = _meters.get(provider)
+            if found is None:
+                found = _meters[provider] = provider.get_meter(SCOPE)
+        except TypeError:  # a provider of the application that cannot be held weakly
+            return provider.get_meter(SCOPE)
+        return found
+
+
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.Lock()
     for board in {id(board): board for board in list(_boards.values())}.values():
         board.totals.reset()
         try:
-            repair_metrics(board.instruments)
+            repair_metrics(board.instruments.values())
         except Exception as error:  # private names of the SDK have changed: the child runs on without the repair
             report_fault("metrics after fork", error)
 

@@ -9,7 +9,6 @@ from opentelemetry.metrics import Observation
 
 from otel_tokens import conventions as names
 
-MAX_POINTS = 1900
 _UNITS = {
     "USD": (names.BUDGET_COST_LIMIT.name, names.BUDGET_COST_USED.name),
     "token": (names.BUDGET_TOKEN_LIMIT.name, names.BUDGET_TOKEN_USED.name),
@@ -29,10 +28,11 @@ class BudgetRow(NamedTuple):
     used: Any
 
 
-def budget_points(rows: Iterable[BudgetRow], allowed: tuple[str, ...]) -> dict[str, list[Observation]]:
-    """Points per gauge name. Scopes that fall together under the allowed labels show the fullest one.
+def budget_points(rows: Iterable[BudgetRow], allowed: tuple[str, ...], limit: int) -> dict[str, list[Observation]]:
+    """Points by gauge name. Each label but the budget's name has at most `limit` values: those of the fullest scopes.
 
-    A budget per session would be a series per session: without the label, the one nearest to its limit matters.
+    Only allowed tags are labels. Of scopes with the same labels the fullest is shown. What is over the limit is left
+    out, as shares of different scopes cannot be added up.
     """
     fullest: dict[tuple[tuple[str, str], ...], tuple[float, BudgetRow]] = {}
     for row in rows:
@@ -47,8 +47,10 @@ def budget_points(rows: Iterable[BudgetRow], allowed: tuple[str, ...]) -> dict[s
         if found not in fullest or ratio > fullest[found][0]:
             fullest[found] = (ratio, row)
     points: dict[str, list[Observation]] = {}
-    worst_first = sorted(fullest.items(), key=lambda item: -item[1][0])[:MAX_POINTS]
-    for labels_found, (ratio, row) in worst_first:
+    values: dict[str, set[str]] = {}
+    for labels_found, (ratio, row) in sorted(fullest.items(), key=lambda item: -item[1][0]):
+        if not _has_room(labels_found, values, limit):
+            continue
         attributes = dict(labels_found)
         points.setdefault(names.BUDGET_USAGE_RATIO.name, []).append(Observation(ratio, attributes))
         if row.unit in _UNITS:
@@ -56,3 +58,13 @@ def budget_points(rows: Iterable[BudgetRow], allowed: tuple[str, ...]) -> dict[s
             points.setdefault(limit_name, []).append(Observation(float(row.limit), attributes))
             points.setdefault(used_name, []).append(Observation(float(row.used), attributes))
     return points
+
+
+def _has_room(labels: Iterable[tuple[str, str]], values: dict[str, set[str]], limit: int) -> bool:
+    """Whether every label may have its value; if so, the values are added to `values`."""
+    open_labels = [(values.setdefault(name, set()), value) for name, value in labels if name != names.BUDGET_NAME]
+    if any(value not in seen and len(seen) >= limit for seen, value in open_labels):
+        return False
+    for seen, value in open_labels:
+        seen.add(value)
+    return True

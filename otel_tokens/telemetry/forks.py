@@ -1,9 +1,9 @@
-"""After a fork: the child starts from zero and can export, whatever the parent was doing at that moment.
+"""Repairs OpenTelemetry in a forked child: it starts from zero and can export.
 
-The SDK gives a forked child a new `service.instance.id` and a new export thread, but leaves it three things that
-make sums wrong or exports hang: what the parent's histograms had counted, locks that a thread of the parent held
-(and nobody will release), and open connections shared with the parent. There is no public way to any of them, so
-private names are used here, each only if it is there; a fault costs the child its repair and nothing else.
+The SDK gives a forked child a new `service.instance.id` and a new export thread. Three things remain that make sums
+wrong or exports hang: what the parent's histograms have counted, locks that a thread of the parent held, and open
+connections that are shared with the parent. There is no public way to any of them, so this module uses private names,
+each only if it exists. `otel-tokens doctor` reports names that the installed SDK lacks (`lost_names`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,36 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from otel_tokens.conventions import SERVICE_INSTANCE
+
+
+def lost_names() -> list[str]:
+    """The private names that are used here and that the installed SDK no longer has."""
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
+
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    tracers = TracerProvider(shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(SpanExporter()))
+    histogram: Any = meters.get_meter("otel_tokens").create_histogram("check")
+    histogram.record(1)
+    consumer = getattr(histogram, "_measurement_consumer", None)
+    storage = _entries(consumer, "_reader_storages").get(reader)
+    matches = _entries(storage, "_instrument_view_instrument_matches").get(histogram, [None])
+    tracer: Any = tracers.get_tracer("otel_tokens")
+    found = {
+        "Histogram._measurement_consumer": consumer is not None,
+        "MeasurementConsumer._reader_storages": storage is not None,
+        "MetricReaderStorage._instrument_view_instrument_matches": matches[0] is not None,
+        "_ViewInstrumentMatch._attributes_aggregation": bool(_entries(matches[0], "_attributes_aggregation")),
+        "Tracer.span_processor._span_processors": bool(getattr(tracer.span_processor, "_span_processors", ())),
+        "MeterProvider resource": _resource_holder(meters) is not None,
+        "TracerProvider resource": _resource_holder(tracers) is not None,
+    }
+    return [name for name, there in found.items() if not there]
+
 
 _LOCKS = ("_lock", "_export_lock", "_instrument_registration_lock")
 

@@ -80,6 +80,7 @@ class Metrics:
         self._old = semconv in ("1.41", "both")
         self._foreign = False
         self._version = version
+        self._label_limit = label_limit
         self._budgets: Callable[[], Iterable[BudgetRow]] | None = None
         self._decisions: Callable[[], Iterable[Decided]] | None = None
         self._budget_points: dict[str, list[Observation]] = {}
@@ -96,14 +97,13 @@ class Metrics:
         def create(metric: Metric, wanted: bool = True) -> Histogram | None:
             if not wanted:
                 return None
-            made = meter.create_histogram(
-                metric.name,
+            return self._board.instrument(
+                metric,
+                meter.create_histogram,
                 metric.unit,
                 metric.description,
                 explicit_bucket_boundaries_advisory=_BUCKETS[metric.unit],
             )
-            self._board.keep([made])
-            return made
 
         latest, old = self._latest, self._old
         self._duration = create(names.DURATION, latest)
@@ -132,8 +132,7 @@ class Metrics:
         metrics = (*(metric for metric, _ in TOKEN_COUNTERS + PLAIN_COUNTERS), names.COST, names.BUILD_INFO)
         for metric in (*metrics, *BUDGET_GAUGES):
             create = meter.create_observable_gauge if metric.kind == "gauge" else meter.create_observable_counter
-            made = create(metric.name, [board.callback(metric)], metric.unit, metric.description)
-            board.keep([made])
+            board.instrument(metric, create, [board.callback(metric)], metric.unit, metric.description)
         board.shown, board.owner = shown, self
 
     # ---- the hot path -----------------------------------------------------------------------------------------
@@ -235,7 +234,7 @@ class Metrics:
                 return ()
             now = time.monotonic()
             if not self._budgets_read or now - self._budgets_read > BUDGETS_FRESH:
-                self._budget_points = budget_points(self._budgets(), self._tags)
+                self._budget_points = budget_points(self._budgets(), self._tags, self._label_limit)
                 self._budgets_read = now
             return self._budget_points.get(name, ())
 

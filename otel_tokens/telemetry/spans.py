@@ -20,7 +20,6 @@ from otel_tokens import conventions as names
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.safely import report_fault
 from otel_tokens.telemetry.forks import repair_tracer
-from otel_tokens.telemetry.writing import set_attributes
 from otel_tokens.values import COST_PARTS, TOKEN_FIELDS, Call, Record, Reservation, Usage
 
 Attributes = dict[str, Any]
@@ -192,7 +191,7 @@ class Spans:
                 failed = type(error).__qualname__
             if failed is not None:
                 found[names.ERROR_TYPE] = failed
-            set_attributes(span, found)
+            span.set_attributes(found)
             if failed is not None:
                 # The class only: an exception's message may quote the conversation.
                 span.set_status(Status(StatusCode.ERROR, failed))
@@ -207,7 +206,7 @@ class Spans:
         found = {name: value for name, value in self._facts(record, lease).items() if name not in there}
         for tag, value in record.tags.items():
             found[names.tag_attribute(tag)] = value
-        set_attributes(span, found)
+        span.set_attributes(found)
 
     def _facts(self, record: Record, lease: Reservation | None) -> Attributes:
         found = usage_attributes(record, semconv=self._semconv)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from otel_tokens.telemetry import forks
+from otel_tokens.telemetry.forks import lost_names
+
 FORKS = """
 import os, time
 from otel_tokens.telemetry.metrics import Metrics
@@ -185,3 +188,9 @@ def test_a_child_gives_the_port_of_its_parent_back(run_python, free_port):
         os.waitpid(pid, 0)
         """
     )
+
+
+def test_the_sdk_has_the_private_names_that_the_repair_uses(monkeypatch: pytest.MonkeyPatch):
+    assert lost_names() == []
+    monkeypatch.setattr(forks, "_resource_holder", lambda provider: None)
+    assert lost_names() == ["MeterProvider resource", "TracerProvider resource"]

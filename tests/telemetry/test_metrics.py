@@ -222,6 +222,16 @@ def test_budgets(memory, make_record):
     assert "otel_tokens.budget.usage_ratio" not in memory.read()
 
 
+def test_budget_gauges_show_the_fullest_scopes_up_to_the_label_limit(memory):
+    metrics = memory.metrics(label_limit=50, metric_attributes=("tenant",))
+    rows = [BudgetRow("daily", {"tenant": f"t{n}"}, "USD", 1000, n) for n in range(1000)]
+    rows += [BudgetRow("weekly", {"tenant": f"t{n}"}, "USD", 10_000, n) for n in range(1000)]
+    metrics.observe_budgets(lambda: rows)
+    points = memory.read()["otel_tokens.budget.cost.used"]
+    assert {point.attributes["otel_tokens.tenant"] for point in points} == {f"t{n}" for n in range(950, 1000)}
+    assert len(points) == 100
+
+
 def test_budgets_are_asked_once_per_collection(memory):
     asked = []
     metrics = memory.metrics()

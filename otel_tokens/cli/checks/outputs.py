@@ -26,10 +26,20 @@ _HINT = "pip install 'otel-tokens[grpc]', or set OTEL_EXPORTER_OTLP_PROTOCOL=htt
 
 def check(settings: Settings) -> Iterator[Finding]:
     """All outputs that are asked for."""
+    yield from _forks()
     yield from _otlp(settings)
     yield from _prometheus(settings)
     yield from _ledger(settings)
     yield from _store(settings)
+
+
+def _forks() -> Iterator[Finding]:
+    from otel_tokens.telemetry.forks import lost_names
+
+    lost = lost_names()
+    if lost:
+        text = f"this OpenTelemetry SDK lacks {', '.join(lost)}: forked children may repeat numbers of their parent"
+        yield Finding("forks", "warning", text, "use an older opentelemetry-sdk, or a newer otel-tokens")
 
 
 # ---- OTLP
