@@ -61,7 +61,7 @@ def straight(
     """
     where = geo or place(provider, model, address)
     found = pricer.catalog.find((provider, model, None, tier, speed, where), at)
-    if found.card is None:
+    if found.card is None or found.card.search_once:  # searches that cost as one are no straight line
         return None
     totals: list[Decimal] = []
     for usage in (Usage(), given, output, Usage(web_searches=1)):
