@@ -161,6 +161,8 @@ class _Tap:
         self._otel_error: BaseException | None = None
         self._otel_body: Body | None = None
         self._otel_blind = False
+        # An SDK reads it for every chunk: as a plain attribute that takes a tenth of what `__getattr__` takes.
+        self.stream_observer = getattr(inner, "stream_observer", None)
         # One document where a stream was asked for has no chunks to be parsed.
         self._otel_whole = "json" in response.headers.get("content-type", "")
         self._otel_decoders = sys.modules.get(type(response).__module__.partition(".")[0] + "._decoders")
@@ -169,11 +171,6 @@ class _Tap:
         if name.startswith("_otel_"):
             raise AttributeError(name)
         return getattr(self._otel_inner, name)
-
-    @property
-    def stream_observer(self) -> Any:
-        """An SDK asks for it at every chunk: said at once, where `__getattr__` would take a microsecond to say no."""
-        return getattr(self._otel_inner, "stream_observer", None)
 
     def _otel_see(self, data: bytes) -> bytes:
         """Look at bytes that pass, when nobody parses them; returns what the caller shall get."""
