@@ -24,7 +24,7 @@ demo: $(STAMP) ## meter real OpenAI and Anthropic SDKs against a loopback model,
 	@$(BIN)/otel-tokens demo
 
 test: $(STAMP) ## run the tests on the newest SDKs
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP) lint types imports test ## everything CI checks on the newest SDKs
 

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from otel_tokens.telemetry.spans import Spans
 
 
+_MOST = 10**9
+"""No number of the guard's settings is larger: to take a number's digits takes as long as there are."""
+
+
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float, Decimal)) and value >= 1
+    return not isinstance(value, bool) and isinstance(value, (int, float, Decimal)) and 1 <= value <= _MOST
 
 
 GUARD_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -143,6 +147,7 @@ def make_guard(settings: Settings, budgets: Sequence[Budget], pricer: Pricer, sp
     extra = {name: value for name in _OWN_OPTIONS if (value := guard_option(settings, name)) is not None}
     options = GuardOptions(
         fail=settings.store_fail,
+        offline_share=settings.offline_share,
         estimate=settings.estimate,
         unpriced=settings.unpriced,
         thresholds=[{"at": f"{share:g}%"} for share in settings.thresholds],
@@ -155,11 +160,7 @@ def make_guard(settings: Settings, budgets: Sequence[Budget], pricer: Pricer, sp
     store = open_store(store_url(settings), timeout=settings.store_timeout)
     guard = Guard(budgets, store, price=pricer, options=options, emit=on_event)
     metrics.observe_budgets(lambda: _budget_rows(guard))
-    metrics.observe_decisions(
-        lambda: (
-            (budget, what, provider, model, count) for budget, what, provider, model, _, count in guard.decisions()
-        )
-    )
+    metrics.observe_decisions(guard.decisions)
     return guard
 
 

@@ -157,7 +157,7 @@ def normalise(provider: str, raw_usage: Any, *, endpoint: str | None = None) -> 
     `endpoint` names the operation ("openai.chat", "openai.responses", "anthropic.messages" …); without it, it is
     found by the provider and the block's own fields. Never raises for odd numbers: they are flagged.
     """
-    return normalise_block(raw_usage, endpoint_of(provider, raw_usage, endpoint))
+    return normalise_block(raw_usage, endpoint_of(provider, raw_usage, endpoint), provider)
 
 
 def price(model: str, usage: Usage, *, provider: str | None = None, tier: str | None = None, at: When = None) -> Cost:

@@ -93,11 +93,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A billed part of a call outside its top-level totals: a compaction pass, an advisor or fallback model."""
+    """A billed part of a call outside its totals: a compaction pass, an advisor model, a hosted tool that ran `calls`
+    times. `model` None is the call's model."""
 
     kind: str
     model: str | None
     usage: Usage
+    calls: int = 0
 
 
 TOKEN_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Usage) if f.type == "int")

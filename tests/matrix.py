@@ -65,7 +65,7 @@ def main() -> int:
     for name, sdks in ENVIRONMENTS.items():
         python = prepare(ROOT / ".matrix" / name, sdks)
         print(f"--- {name}: {', '.join(sdks)}", flush=True)
-        if run(str(python), "-m", "pytest", "-n", "2", "tests/contract", "tests/capture"):
+        if run(str(python), "-m", "pytest", "-n", "2", "--dist", "worksteal", "tests/contract", "tests/capture"):
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}")

@@ -39,7 +39,7 @@ def metered(stream: Any, inner: Iterator[Any]) -> Iterator[Any]:
             yield from inner
             return
         active.parsed = True
-        facts, look = active.facts, active.glance
+        facts, look = active.facts, active.read_chunk
         for chunk in inner:
             if active.first is None:
                 active.first = perf_counter()
@@ -81,7 +81,7 @@ async def ametered(stream: Any, inner: AsyncIterator[Any]) -> AsyncIterator[Any]
                 yield chunk
             return
         active.parsed = True
-        facts, look = active.facts, active.glance
+        facts, look = active.facts, active.read_chunk
         async for chunk in inner:
             if active.first is None:
                 active.first = perf_counter()

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from otel_tokens.cli.group import MISTAKE
-from otel_tokens.cli.options import config_option, ledger_option, ledger_path
+from otel_tokens.cli.options import config_option, ledger_option, ledger_path, sum_up
 
 
 @click.command(
@@ -54,7 +54,7 @@ def command(ledger: str | None, host: str, port: int, config: str | None) -> Non
     if waiting:
         click.echo(f"otel-tokens: there is no ledger at {path} yet; its calls are served once there is one", err=True)
     else:
-        totals.refresh()  # a file that is no ledger is a mistake, now and not at the first scrape
+        sum_up(path, at_least=1)  # a file that is no ledger is a mistake, now and not at the first scrape
 
     def refresh() -> Mapping[Any, Any]:
         nonlocal waiting

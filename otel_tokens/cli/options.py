@@ -12,8 +12,11 @@ import click
 from otel_tokens.errors import ConfigError
 from otel_tokens.reports.times import moment
 from otel_tokens.settings import Settings, default_ledger, load_settings
+from otel_tokens.text import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_FIRST_PRINT, _NEXT_PRINT = 1.0, 5.0  # seconds
 
 SQLITE = "sqlite:///"
 """How the URL of a store that is a file begins."""
@@ -70,3 +73,22 @@ def ledger_path(ledger: str | None, config: str | None = None) -> str:
         return found or default_ledger()
     except ValueError as error:
         raise ConfigError(str(error), where="ledger") from None
+
+
+def sum_up(path: str, at_least: int = 20_000) -> None:
+    """Take the rows of a ledger into its summary, if it lacks at least so many. Prints on stderr how far it is.
+
+    Raises LedgerError if the ledger cannot be read.
+    """
+    from otel_tokens.ledger.catch_up import bring_up_to_date
+
+    due = time.monotonic() + _FIRST_PRINT
+
+    def progress(summed: int, rows: int) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + _NEXT_PRINT
+            done = f"{summed:,} of {rows:,} calls ({summed / rows:.0%})"
+            click.echo(f"otel-tokens: summing up {printable(path)}, which is done once: {done}", err=True)
+
+    bring_up_to_date(path, at_least=at_least, progress=progress)

@@ -1,4 +1,4 @@
-"""`otel-tokens prices`: what a model costs, which rule says so, and where the number comes from."""
+"""`otel-tokens prices`: the price of a model, the rule that gives it, and its source."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ Exit code 1: no price is known for the model.
 """,
 )
 @click.argument("model")
-@click.option("--provider", metavar="NAME", help="Who bills: openai, aws.bedrock, moonshot_ai … (default: its maker).")
+@click.option(
+    "--provider", metavar="NAME", help="Provider: openai, aws.bedrock, moonshot_ai … (default: the maker of MODEL)."
+)
 @click.option("--tier", metavar="TIER", help="Service tier: batch, flex, priority, fast …")
 @click.option("--at", callback=read_moment, metavar="TIME", help="The price at that time (default: now).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, amounts as text.")
@@ -97,7 +99,7 @@ def _named(name: str, values: Sequence[str]) -> list[str]:
 
 
 def _rates(rates: Sequence[PricedRate]) -> list[str]:
-    """The rates in groups that share a unit and a number of tokens from which on they hold."""
+    """The rates in groups with the same unit and the same lower bound of tokens."""
     lines: list[str] = []
     width = max((len(rate.name) for rate in rates), default=0)
     numbers = [_plain(rate.amount) for rate in rates]
@@ -113,7 +115,7 @@ def _rates(rates: Sequence[PricedRate]) -> list[str]:
 
 
 def _plain(amount: Decimal) -> str:
-    """At least two decimals, and all that there are."""
+    """The amount with all its decimals, at least two."""
     whole, _, rest = f"{amount:f}".partition(".")
     return f"{whole}.{rest.ljust(2, '0')}"
 

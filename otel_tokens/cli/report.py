@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from otel_tokens.cli.options import config_option, ledger_option, ledger_path, read_moment
+from otel_tokens.cli.options import config_option, ledger_option, ledger_path, read_moment, sum_up
 from otel_tokens.errors import LedgerError
 
 
@@ -16,7 +16,7 @@ from otel_tokens.errors import LedgerError
 WHAT is one of
   model, response_model, provider, operation, outcome, error_type,
   session, task, tenant, user, agent, feature, or a tag of your own,
-  hour, day, month, service_tier, server_address, origin, host, pid
+  hour, day, week, month, service_tier, server_address, origin, host, pid
 
 \b
 TIME is 90m, 24h, 7d, 2w (ago), today, yesterday, or an ISO date or time.
@@ -52,7 +52,7 @@ def command(
 ) -> None:
     """Show what the calls in the ledger used and cost.
 
-    The ledger is filled by `otel-tokens run` and by programs that are told to
+    The ledger is filled by `otel-tokens run` and by programs that are set to
     keep one. Totals are exact sums of its rows; what is not known is marked.
     """
     from otel_tokens.reports.report import report
@@ -63,6 +63,7 @@ def command(
     path = ledger_path(ledger, config)
     if not Path(path).exists():
         raise LedgerError("there is no ledger here; `otel-tokens run python app.py` keeps one", path=path)
+    sum_up(path)
     found = report(
         path,
         by=[name for text in by for name in text.split(",")] or ["model"],

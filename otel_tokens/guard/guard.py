@@ -33,6 +33,7 @@ from otel_tokens.guard.reporting.administration import Status
 from otel_tokens.guard.reporting.events import Decisions, Emit, Event
 from otel_tokens.guard.reporting.forecast import Forecast, clock_forecast, forecast
 from otel_tokens.guard.reservation import settle
+from otel_tokens.guard.reservation.amounts import counted
 from otel_tokens.guard.reservation.gas import Critical, Gas
 from otel_tokens.guard.reservation.renewal import Renewer
 from otel_tokens.guard.reservation.reservation import ActiveReservation
@@ -40,6 +41,8 @@ from otel_tokens.guard.reservation.state import GuardState
 from otel_tokens.guard.reservation.streams import look
 from otel_tokens.guard.store.base import Change, Store
 from otel_tokens.guard.store.drivers import arun, aside, in_asyncio, run
+from otel_tokens.guard.store.local.store import LocalStore
+from otel_tokens.guard.store.memory.store import MemoryStore
 from otel_tokens.values import Call, CallSizes, Record, Reservation, Usage
 
 
@@ -68,18 +71,24 @@ class Guard:
         self.budgets = tuple(budgets)
         self.store = store
         history = History()
+        kept = _with_fallback(store, options)
+        local = kept if isinstance(kept, LocalStore) else None
         self._state = GuardState(
             index=Index(_limits(self.budgets, options)),
-            store=store,
+            store=kept,
+            local=local,
             options=options,
             estimator=Estimator(price, estimate, options, history),
             history=history,
             actions=Actions(emit, options),
             decisions=Decisions(),
-            renewer=Renewer(store, options.lease_seconds, options.queue),
+            renewer=Renewer(kept, options.lease_seconds, options.queue),
             background=Scheduler(),
             ttl_ms=int(options.lease_seconds * 1000),
         )
+        if local is not None:
+            local.answered = self._state.renewer.retry
+            local.give_back = self._state.release_key
         at_fork(self)
 
     # ---- calls --------------------------------------------------------------------------------------------------
@@ -97,8 +106,8 @@ class Guard:
 
         End it with `settle(reservation, Usage(...))`, or `release(reservation)` if it was never billed.
         """
-        if input_tokens < 0 or (max_output or 0) < 0:
-            raise ValueError("a call uses tokens, not less than 0")
+        input_tokens = counted(input_tokens, "tokens")
+        max_output = None if max_output is None else counted(max_output, "tokens")
         tags = self._state.options.tags()
         call = Call(uuid.uuid4().hex, provider, f"{provider}.{operation}", operation, model, time.time(), tags=tags)
         return self.admit(call, CallSizes(input_tokens, input_tokens, max_output))
@@ -109,6 +118,10 @@ class Guard:
             return await aside(partial(self.admit, call, sizes))
         return await admit.aadmit(self._state, call, sizes)
 
+    def fault(self, call: Call, error: Exception) -> None:
+        """A fault of ours came before `admit`: raises BudgetExceededError where any budget may refuse, by `fail`."""
+        admit.unmeasured(self._state, call, error)
+
     def look(self, reservation: Reservation, output_tokens: int) -> BudgetExceededError | None:
         """The error to end a stream with that has produced about `output_tokens`; one comparison if all is well."""
         at = reservation.look_at
@@ -116,8 +129,11 @@ class Guard:
             return None
         return look(self._state, reservation, output_tokens)
 
-    def settle(self, reservation: Reservation | None, record: Record | Usage) -> None:
-        """Replace the reservation by what the call did cost. Idempotent; never waits for a network."""
+    def settle(self, reservation: Reservation | None, record: Record | Usage | None) -> None:
+        """Replace the reservation by what the call did cost; None: by what was reserved. Never waits for a network.
+
+        The first end of a reservation counts, others do nothing.
+        """
         if not isinstance(reservation, ActiveReservation):
             return
         settle.settle(
@@ -148,13 +164,13 @@ class Guard:
 
         A dangerous one counts as "dangerous" as well. Raises BudgetExceededError, and then nothing was counted.
         """
-        run(operations.count(self._state, operation, amount, dangerous=dangerous), self.store)
+        run(operations.count(self._state, operation, amount, dangerous=dangerous), self._state.store)
 
     async def acount(self, operation: str, amount: int = 1, *, dangerous: bool = False) -> None:
         """`count` that never blocks the event loop."""
         if not in_asyncio():
             return await aside(partial(self.count, operation, amount, dangerous=dangerous))
-        return await arun(operations.count(self._state, operation, amount, dangerous=dangerous), self.store)
+        return await arun(operations.count(self._state, operation, amount, dangerous=dangerous), self._state.store)
 
     @staticmethod
     def task_type(description: str) -> str | None:
@@ -257,6 +273,13 @@ class Guard:
             state = self._state
             for part in (state.renewer, state.actions, state.background, state.decisions):
                 part.after_fork()
+
+
+def _with_fallback(store: Store, options: GuardOptions) -> Store:
+    """The store, for `fail: local` with this process's own knowledge around it. Memory cannot be lost."""
+    if options.fail != "local" or type(store) is MemoryStore:
+        return store
+    return LocalStore(store, options.offline_share)
 
 
 def _limits(budgets: Sequence[Budget], options: GuardOptions) -> list[Limit]:

@@ -65,7 +65,9 @@ def _no_tags() -> Mapping[str, str]:
 class GuardOptions:
     """How the guard decides where budgets do not say.
 
-    `fail`: without the store let calls through (open) or refuse (closed). `estimate`: reserve the upper bound or
+    `fail`: without the store go on by what this process last knew of each account (local), let all calls through
+    (open), or refuse those under hard budgets (closed). `offline_share` (0 to 1): the part of its limit that an account
+    has while `fail` is local and this process has not seen it yet. `estimate`: reserve the upper bound or
     the expected use. `unpriced`: under a money budget refuse a model without price, price it as its dearest
     `sibling` (needs `dearest`), or watch its `tokens` only. `thresholds`: shares of a budget that are announced.
     `lease_seconds`: how long a reservation outlives its process. `min_output`: the fewest output tokens a call
@@ -76,7 +78,8 @@ class GuardOptions:
     the application's own, by kind (checkpoint, compact).
     """
 
-    fail: Literal["open", "closed"] = "open"
+    fail: Literal["local", "open", "closed"] = "local"
+    offline_share: float = 0.1
     estimate: Literal["upper", "expected"] = "upper"
     unpriced: Literal["block", "sibling", "tokens"] = "block"
     thresholds: object = THRESHOLDS

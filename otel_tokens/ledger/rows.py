@@ -268,7 +268,7 @@ def _tags(tags: Mapping[str, str]) -> tuple[str | None, ...]:
 def _components(parts: tuple[Component, ...]) -> tuple[str, int, int]:
     """JSON of the parts, and their input and output tokens (which the call's own totals do not contain)."""
     return (
-        json.dumps([{"kind": part.kind, "model": part.model, "usage": _pack(part.usage)} for part in parts]),
+        json.dumps([{"kind": p.kind, "model": p.model, "usage": _pack(p.usage), "calls": p.calls} for p in parts]),
         sum(part.usage.input for part in parts),
         sum(part.usage.output for part in parts),
     )
@@ -297,7 +297,7 @@ def _component(part: dict[str, Any]) -> Component:
     packed["reported"] = frozenset(packed.get("reported", ()))
     packed["flags"] = tuple(packed.get("flags", ()))
     packed["components"] = tuple(_component(inner) for inner in packed.get("components", ()))
-    return Component(part["kind"], part["model"], Usage(**packed))
+    return Component(part["kind"], part["model"], Usage(**packed), part.get("calls", 0))
 
 
 def _repair(value: Any) -> Any:

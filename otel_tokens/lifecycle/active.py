@@ -39,7 +39,7 @@ class ActiveCall(CallState):
             self.refuse(error)
             raise
         except Exception as error:
-            report_fault("guard.admit", error)
+            self._unmeasured(error)
         self._take_reservation()
 
     async def aadmit(self) -> None:
@@ -53,8 +53,19 @@ class ActiveCall(CallState):
             self.refuse(error)
             raise
         except Exception as error:
-            report_fault("guard.admit", error)
+            self._unmeasured(error)
         self._take_reservation()
+
+    def _unmeasured(self, error: Exception) -> None:
+        """Our own fault kept the guard from being asked. Raises BudgetExceededError where a budget may refuse."""
+        report_fault("guard.admit", error)
+        guard = self.engine.guard
+        try:
+            if guard is not None:
+                guard.fault(self.call, error)
+        except BudgetExceededError as refusal:
+            self.refuse(refusal)
+            raise
 
     def _take_reservation(self) -> None:
         reservation = self.reservation
@@ -120,7 +131,7 @@ class ActiveCall(CallState):
         """Read a stream chunk; return whether to hide it from the caller. (`capture.stream` reads parsed chunks.)"""
         if self.first is None:
             self.first = time.perf_counter()
-        safely("read chunk", self.glance, self.facts, chunk)
+        safely("read chunk", self.read_chunk, self.facts, chunk)
         return self.facts.complete and self.hides(chunk)
 
     def hides(self, chunk: Any) -> bool:

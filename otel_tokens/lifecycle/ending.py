@@ -11,7 +11,8 @@ from otel_tokens.lifecycle.sizes import remember
 from otel_tokens.lifecycle.state import CallState
 from otel_tokens.safely import interrupted_us, report_fault, safely
 from otel_tokens.shapes import is_mapping
-from otel_tokens.usage.normalise import normalise
+from otel_tokens.usage.normalise import impossible_sides, normalise
+from otel_tokens.usage.tools import with_tools
 from otel_tokens.values import FREE, UNPRICED, Cost, Outcome, Record, Usage, make
 
 Step = tuple[str, Callable[[Any], object]]
@@ -102,10 +103,10 @@ class Ending:
         guard, reservation = active.engine.guard, active.reservation
         if guard is None or reservation is None:
             return
-        if record is None or (active.unbilled and record.usage.origin == "missing"):
-            guard.release(reservation)  # after a fault of ours the caller's budget must not stay reserved
+        if active.unbilled and (record is None or record.usage.origin == "missing"):
+            guard.release(reservation)
         else:
-            guard.settle(reservation, record)
+            guard.settle(reservation, record)  # without a record, after a fault of ours, as it was reserved
 
     def record(self) -> Record:
         """Everything known of the call."""
@@ -164,7 +165,13 @@ class Ending:
     def _usage(self) -> tuple[Usage, str | None]:
         """The call's usage, and why it is not the provider's full report (None when it is)."""
         active, facts = self.active, self.active.facts
-        usage = normalise(facts.counts, active.endpoint)
+        usage = normalise(facts.counts, active.endpoint, active.call.provider)
+        if facts.hosted:
+            usage = with_tools(usage, facts.tools, active.body or {})
+        if facts.refusal is not None and not facts.text_bytes:
+            usage = replace(usage, flags=(*usage.flags, f"refused:{facts.refusal}".rstrip(":")))
+        if usage.origin == "provider" and impossible_sides(usage):
+            return self._estimated(usage), "parse_error"
         if facts.running and self.outcome == "ok" and facts.chunks - facts.running <= 1:
             facts.complete = True  # a stream that was read to its end: the usage so far is the usage
         if usage.origin == "provider" and facts.complete:
@@ -189,9 +196,12 @@ class Ending:
         facts = self.active.facts
         if self.outcome in ("abandoned", "cancelled", "cut"):
             return "aborted"
-        if facts.strange or facts.counts:
+        endpoint = self.active.endpoint
+        if endpoint.background is not None and endpoint.pending.intersection(facts.finish):
+            return "background"
+        if facts.strange or any(facts.counts.values()):
             return "parse_error"
-        background = self.active.endpoint.background
+        background = endpoint.background
         if background is not None and (self.active.body or {}).get(background):
             return "background"
         return "no_usage"
@@ -210,13 +220,21 @@ class Ending:
             estimator.learn(model, "input", active.input_bytes(), usage.input)
 
     def _estimated(self, usage: Usage) -> Usage:
-        """Usage of an answer whose report is missing in part: input as reported, output from what arrived."""
+        """Usage of an answer whose report is missing in part: the rest is estimated from the texts.
+
+        A stream that ended early states its input; an impossible report may state either side.
+        """
         active = self.active
         estimator, model = active.engine.estimator, active.call.model
-        output = max(usage.output, estimator.tokens(model, "output", active.facts.text_bytes))
-        if usage.origin == "provider":
+        wrong = impossible_sides(usage)
+        sides = wrong or {"input", "output"}
+        given, output = usage.input, usage.output
+        if "output" in sides:
+            output = max(output, estimator.tokens(model, "output", active.facts.text_bytes))
+        if usage.origin == "provider" and not wrong:
             return replace(usage, output=output, origin="partial", total=None, reported=usage.reported - {"output"})
-        given = estimator.tokens(model, "input", active.input_bytes())
+        if "input" in sides:
+            given = max(given, estimator.tokens(model, "input", active.input_bytes()))
         return replace(usage, input=given, output=output, origin="estimated", total=None)
 
 

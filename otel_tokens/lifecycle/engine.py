@@ -93,7 +93,11 @@ class BudgetGuard(Protocol):
         """Whether a stream that has produced so many tokens must be cut."""
         ...
 
-    def settle(self, reservation: Reservation, record: Record) -> None:
+    def fault(self, call: Call, error: Exception) -> None:
+        """Our own fault came before `admit`. Raises BudgetExceededError where a budget may refuse."""
+        ...
+
+    def settle(self, reservation: Reservation, record: Record | None) -> None:
         """Replace the reservation by what the call did cost."""
         ...
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from otel_tokens.lifecycle.engine import Engine
 from otel_tokens.providers.spec import Endpoint
-from otel_tokens.usage.read import Facts, glance, length
+from otel_tokens.usage.read import Facts, chunk_reader, length
 from otel_tokens.usage.size import Size
+from otel_tokens.usage.tools import may_run
 from otel_tokens.values import Call, Reservation
 
 
@@ -39,11 +40,11 @@ class CallState:
         "engine",
         "facts",
         "first",
-        "glance",
         "hide_usage",
         "idle",
         "own_span",
         "parsed",
+        "read_chunk",
         "reason",
         "reservation",
         "risky",
@@ -63,7 +64,8 @@ class CallState:
         self.body: Mapping[str, Any] | None = body
         self.facts = Facts(endpoint)
         self.facts.measured = engine.estimator.wants(call.model)
-        self.glance = glance(endpoint)
+        self.facts.hosted = may_run(endpoint, call, body)
+        self.read_chunk = chunk_reader(endpoint)
         self.reservation: Reservation | None = None
         self.span: Any = None
         self.own_span = True

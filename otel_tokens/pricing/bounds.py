@@ -1,4 +1,4 @@
-"""Bounds for the guard: how long an answer can get, what a token costs, what the dearest model of a vendor costs."""
+"""Bounds for the guard: the longest answer, the price of a token, the price of a vendor's dearest model."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def straight(
     geo: str | None = None,
     address: str | None = None,
 ) -> PriceLine | None:
-    """The line by which `pricer` charges on these terms; None where there is none, or no price is known.
+    """The price as a fixed amount and an amount for each token and search; None if no price is known.
 
-    `given` and `output` are one token in and one out, each of the kind that is asked about: text, sound, a cache write.
+    `given` and `output` are one input token and one output token, each of the wanted kind: text, sound, a cache write.
     """
     where = geo or place(provider, model, address)
     found = pricer.catalog.find((provider, model, None, tier, speed, where), at)
@@ -80,7 +80,7 @@ def _pico(money: Decimal) -> int:
 
 
 class Dearest:
-    """Prices usage as the dearest model of a vendor would: a bound for a model that has no price of its own."""
+    """Prices usage by the dearest model of a vendor: a bound for a model without a price."""
 
     def __init__(self, pricer: Pricer) -> None:
         self._pricer = pricer
@@ -97,7 +97,7 @@ class Dearest:
         prices = self._pricer.catalog.price_list(PRICE_LISTS[provider]) if provider in PRICE_LISTS else None
         if prices is None:
             return None
-        # Input weighs as it does in most calls: several times the output.
+        # As in most calls, the input is several times the output.
         sample = Usage(input=10_000, output=2_000, origin="provider")
         costs = ((self._pricer(provider, name, sample, at=at).total, name) for name in prices.known_names())
         known = [(total, name) for total, name in costs if total is not None]

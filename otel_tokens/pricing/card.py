@@ -1,4 +1,4 @@
-"""The rate card: all prices of one model on one tier in one period, and the arithmetic that charges a call by it."""
+"""The rate card: all prices of one model on one tier in one period, and the arithmetic of a call's cost."""
 
 from __future__ import annotations
 
@@ -84,9 +84,10 @@ class RateCard:
     """The compiled prices of (provider, model, tier) in the period [`valid_from`, `valid_until`), unix seconds.
 
     `bands` are the long-context rates: (n, rates) charges *all* tokens of a call whose input, cached included, is
-    larger than n; the highest that fits counts. `web_search` and `per_request` are USD for one. `rule` names the
-    source. `estimated` says why the rates are not known to be right ("" if they are), `unsure` the cache-write
-    lifetimes that have no rate of their own.
+    larger than n; the highest that fits counts. `web_search` and `per_request` are USD for one, `fees` USD for one
+    call of another hosted tool; with `search_once` all searches of a request cost as one. `rule` names the source.
+    `estimated` says why the rates are not known to be right ("" if they are), `unsure` the cache-write lifetimes that
+    have no rate of their own.
     """
 
     provider: str
@@ -96,6 +97,8 @@ class RateCard:
     bands: tuple[tuple[int, Rates], ...] = ()
     web_search: Decimal | None = None
     per_request: Decimal | None = None
+    fees: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
+    search_once: bool = False
     estimated: str = ""
     unsure: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
@@ -129,9 +132,9 @@ _add = EXACT.add
 
 
 def charge(card: RateCard, usage: Usage) -> Parts | str:
-    """The money of `usage` in USD by `card`, or why it cannot be told: the kind of tokens that has no rate.
+    """The cost of `usage` in USD by `card`, or the kind of tokens that has no rate.
 
-    The one place that subtracts: uncached input is input - cache_read - cache_write, never below 0.
+    Only this function subtracts: uncached input is input - cache_read - cache_write, never below 0.
     """
     rates = card.rates_for(usage.input) if card.bands else card.rates
     read, write = usage.cache_read, usage.cache_write
@@ -150,7 +153,7 @@ def charge(card: RateCard, usage: Usage) -> Parts | str:
         cost_write = _write_cost(rates, usage, write)
     other = ZERO if card.per_request is None else card.per_request
     if usage.web_searches > 0 and card.web_search is not None:
-        other = _add(other, _mul(card.web_search, usage.web_searches))
+        other = _add(other, _mul(card.web_search, 1 if card.search_once else usage.web_searches))
     return cost_in, cost_read, cost_write, cost_out, other
 
 
@@ -173,7 +176,7 @@ def _plain_parts(rates: Rates, usage: Usage, uncached: int, read: int) -> tuple[
 
 
 def _write_cost(rates: Rates, usage: Usage, write: int) -> Decimal:
-    """Cache writes by lifetime; what has no stated lifetime at the provider's default."""
+    """The cost of cache writes by lifetime. Writes without a stated lifetime have the provider's default."""
     total, left = ZERO, write
     for tokens, rate in (
         (usage.cache_write_12h, rates.cache_write_12h),

@@ -1,8 +1,8 @@
-"""The one door to price data: the user's rules, genai-prices, and the shipped table of what it lacks.
+"""All price data: the user's rules, genai-prices, and the shipped table of what it lacks.
 
-A model is looked for by its exact name in the user's rules, then by their patterns, then by its exact name and its
-aliases in the provider's price list, then by its family (the name without date or `-latest`). What is not found is
-unpriced: never guessed, never $0.
+The catalogue looks for a model by its exact name in the user's rules, by their patterns, by its exact name and aliases
+in the provider's price list, and by its family (the name without date or `-latest`), in this order. A model that is not
+found is unpriced. Its price is never guessed and never 0.
 """
 
 from __future__ import annotations
@@ -10,19 +10,33 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from math import inf
 from typing import Any
 
-from otel_tokens.pricing.card import RateCard
-from otel_tokens.pricing.compile import listed_card, rule_card, shipped_card
+from otel_tokens.pricing.adjust import adjusted_listed, adjusted_shipped, doubted, prepaid
+from otel_tokens.pricing.card import ZERO, RateCard
+from otel_tokens.pricing.compile import rule_card, searching, unbilled_card
 from otel_tokens.pricing.loading import Background
 from otel_tokens.pricing.match import PriceList
-from otel_tokens.pricing.names import by_the_hour, family, regional_doubt, spellings, without_region
+from otel_tokens.pricing.names import by_the_hour, family, regional_doubt, spellings, variants, without_region
 from otel_tokens.pricing.quiet_import import import_prices
 from otel_tokens.pricing.rules import PriceRule
-from otel_tokens.pricing.shipped import AS_OF, PRICE_LISTS, PRICES, PROVIDER_ALIASES, SOLD_AT_OWN_PRICE, Shipped
-from otel_tokens.pricing.tiers import NORMAL, Conditions, adjust, bounds, conditions, midnight, moment_of, period
+from otel_tokens.pricing.shipped import (
+    AS_OF,
+    FREE_ROUTER,
+    FREE_VARIANT,
+    ONLINE_FEE,
+    PRICE_LISTS,
+    PRICES,
+    PROVIDER_ALIASES,
+    ROUTED_VARIANTS,
+    SOLD_AT_OWN_PRICE,
+    Shipped,
+)
+from otel_tokens.pricing.tiers import Conditions, bounds, conditions, midnight, moment_of
 from otel_tokens.pricing.vendors import vendor_of
+from otel_tokens.values import EXACT
 
 _MAX_CARDS = 4096
 
@@ -32,7 +46,7 @@ Query = tuple[str | None, str, str | None, str | None, str | None, str | None]
 
 @dataclass(frozen=True, slots=True)
 class PriceData:
-    """genai-prices' data: its version, and its price lists by id, each indexed when it is first asked."""
+    """genai-prices' data: its version, and its price lists by id, each indexed when it is first used."""
 
     version: str
     sources: dict[str, Any]
@@ -65,7 +79,7 @@ _SHIPPED: dict[tuple[str, str], Shipped] = {(entry.provider, name): entry for en
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a look-up came to, good for [`valid_from`, `valid_until`): a card, or the reason why there is none."""
+    """The result of a look-up, valid in [`valid_from`, `valid_until`): a card, or the reason why there is none."""
 
     card: RateCard | None
     reason: str
@@ -74,7 +88,7 @@ class Found:
 
 
 class Catalog:
-    """All prices. `overrides` are the user's rules (`parse_rules`), which beat everything else."""
+    """All prices. `overrides` are the user's rules (`parse_rules`), which win over all other prices."""
 
     def __init__(self, overrides: Sequence[PriceRule] = ()) -> None:
         self.overrides = tuple(overrides)
@@ -88,7 +102,7 @@ class Catalog:
         PRICE_DATA.start()
 
     def reload(self) -> None:
-        """Take genai-prices' data anew, after the application has updated it (`genai_prices.UpdatePrices`)."""
+        """Read genai-prices' data again, after the application has updated it (`genai_prices.UpdatePrices`)."""
         PRICE_DATA.reload()
         self._found = {}
         self._version = ""
@@ -117,12 +131,12 @@ class Catalog:
         return self.find((provider, model, None, tier, speed, geo), at).card
 
     def find(self, query: Query, at: float) -> Found:
-        """The card of a call; cached, and then a matter of half a microsecond."""
+        """The card of a call. A cached one takes half a microsecond."""
         found = self._found.get(query)
         if found is None or not found.valid_from <= at < found.valid_until:
             found = self._find(query, at)
             if len(self._found) >= _MAX_CARDS:
-                self._found = {}  # names are the application's: the memory they take is bounded
+                self._found = {}  # the application chooses the names, so their memory is bounded
             self._found[query] = found
         return found
 
@@ -137,12 +151,12 @@ class Catalog:
         billed_by = canonical(provider) if provider else vendor_of(model)
         names = _candidates(billed_by, model, response_model)
         begin, end = bounds(self._marks, at)
-        card = self._ruled(billed_by, [name for name, _ in names], wanted, at)
+        card = self._ruled(billed_by, [name for name, _ in names], wanted, at) or prepaid(billed_by, names, wanted)
         if card is None:
             for name, doubt in names:
                 card = self._listed(billed_by, name, wanted, at)
                 if card is not None:
-                    card = _doubted(card, doubt)
+                    card = doubted(card, doubt)
                     begin, end = max(begin, card.valid_from), min(end, card.valid_until)
                     break
         if card is None:
@@ -179,18 +193,37 @@ class Catalog:
         for name in exact:
             card = self._named(provider, list_id, name, wanted, at)
             if card is not None:
-                return _doubted(card, regional_doubt(name, card.model)) if list_id in ("aws", "azure") else card
+                return doubted(card, regional_doubt(exact[0], card.model)) if list_id in ("aws", "azure") else card
         for name in exact:
             shorter = family(name)
             card = self._named(provider, list_id, shorter, wanted, at) if shorter else None
             if card is not None:
                 doubt = "which version is the latest is not known" if name.endswith("-latest") else ""
-                return _doubted(replace(card, rule=f"{card.rule} (family of {name})"), doubt)
+                return doubted(replace(card, rule=f"{card.rule} (family of {name})"), doubt)
+        if list_id == "openrouter":
+            return self._variant(provider, exact, wanted, at)
         for name in exact if list_id == "aws" else ():
             anywhere = without_region(name)
             card = self._named(provider, list_id, anywhere, wanted, at) if anywhere else None
             if card is not None:
-                return _doubted(card, "no price for this region is listed; the general regional one is used")
+                return doubted(card, "no price for this region is listed; the general regional one is used")
+        return None
+
+    def _variant(self, provider: str, names: Sequence[str], wanted: Conditions, at: float) -> RateCard | None:
+        """The card of a model of OpenRouter whose suffix the list does not have: by the meaning of the suffix."""
+        for name in names:
+            base, suffixes = variants(name)
+            routed = [suffix for suffix in suffixes if suffix != FREE_VARIANT]
+            if (not suffixes and base != FREE_ROUTER) or any(suffix not in ROUTED_VARIANTS for suffix in routed):
+                continue
+            if len(routed) < len(suffixes) or base == FREE_ROUTER:
+                card: RateCard | None = unbilled_card(provider, name, f"OpenRouter's free variant {name}")
+            else:
+                card = self._named(provider, "openrouter", base, wanted, at)
+            if card is not None:
+                fee = Decimal(ONLINE_FEE) if "online" in routed else None
+                card = card if fee is None else replace(card, per_request=EXACT.add(card.per_request or ZERO, fee))
+                return doubted(card, "; ".join(ROUTED_VARIANTS[suffix] for suffix in routed))
         return None
 
     def _named(self, provider: str, list_id: str, name: str, wanted: Conditions, at: float) -> RateCard | None:
@@ -201,7 +234,7 @@ class Catalog:
             if card is not None:
                 own = SOLD_AT_OWN_PRICE.get((list_id, source))
                 sold = source == list_id or (own is not None and re.match(own, card.model))
-                return card if sold else _doubted(card, f"{source}'s own price")
+                return card if sold else doubted(card, f"{source}'s own price")
         return None
 
     def _sourced(self, provider: str, source: str, name: str, wanted: Conditions, at: float) -> RateCard | None:
@@ -210,11 +243,12 @@ class Catalog:
         prices = self.price_list(source)
         model = prices.find(name) if prices is not None else None
         if entry is not None and (model is None or (entry.first and since <= at)):
-            card: RateCard | None = _adjusted_shipped(provider, name, entry, wanted, at)
+            card: RateCard | None = adjusted_shipped(provider, name, entry, wanted, at)
         elif model is not None:
-            card = _adjusted_listed(provider, source, model, wanted, at)
+            card = adjusted_listed(provider, source, model, wanted, at)
         else:
             return None
+        card = None if card is None else searching(card, source, name)
         if card is None or entry is None or model is None:
             return card
         begin, end = bounds([since], at)
@@ -222,16 +256,16 @@ class Catalog:
 
 
 def canonical(provider: str) -> str:
-    """The conventions' name of a provider, however it is spelled."""
+    """The conventions' name of a provider, for any spelling of it."""
     name = provider.strip().lower()
     return PROVIDER_ALIASES.get(name, name)
 
 
 def _candidates(provider: str, model: str, response_model: str | None) -> list[tuple[str, str]]:
-    """(name, doubt) in the order in which to look: what answered says more than what was asked for.
+    """(name, doubt) in the order in which to look: first the model that answered, then the model of the request.
 
-    Except where only the request tells the price: a fine-tune, and Bedrock, whose ids and profiles name the region
-    while the response names the bare model.
+    The request comes first if only it has what decides the price: a fine-tune, a suffix of OpenRouter, an id or profile
+    of Bedrock, which names the region.
     """
     if not response_model or response_model == model:
         return [(model, "")]
@@ -239,6 +273,8 @@ def _candidates(provider: str, model: str, response_model: str | None) -> list[t
         return [(model, "")]
     if provider == "aws.bedrock":
         return [(model, ""), (response_model, "the request does not name the model, nor its region")]
+    if provider == "openrouter" and variants(model)[1]:
+        return [(model, ""), (response_model, "")]
     return [(response_model, ""), (model, "")]
 
 
@@ -248,48 +284,14 @@ def _why(provider: str, model: str) -> str:
     return "" if not provider or provider in PRICE_LISTS else " (no price list of this provider is known)"
 
 
-def _doubted(card: RateCard, doubt: str) -> RateCard:
-    return replace(card, estimated="; ".join(filter(None, (card.estimated, doubt)))) if doubt else card
-
-
 def _rank(rule: PriceRule) -> tuple[bool, bool, int, Any]:
-    """What makes one rule better than another that fits as well."""
+    """The sort key of rules that fit: the largest is the best rule."""
     start = rule.start.toordinal() if rule.start else 0
     return rule.tier is not None, rule.provider is not None, len(rule.model.strip("*?")), start
 
 
-def _adjusted_listed(provider: str, source: str, model: Any, wanted: Conditions, at: float) -> RateCard | None:
-    """The card of a genai-prices model out of the price list `source`, which may be another vendor's."""
-    list_id = PRICE_LISTS[provider]
-    # Rates by tier are the vendor's own terms: where another cloud sells the model they are only the likeliest.
-    change = adjust(list_id, model.id, model if source == list_id else None, wanted, at)
-    if change.estimated and (list_id, source) in SOLD_AT_OWN_PRICE:
-        theirs = adjust(source, model.id, model, wanted, at)
-        change = change if theirs.estimated else replace(theirs, estimated=f"{source}'s own price of {wanted}")
-    prices = model.get_prices(change.moment, change.context or None)
-    rule = f"genai-prices {source}/{model.id}{change.title()}"
-    card = listed_card(provider, model.id, prices, rule)
-    if card is None:
-        return None
-    begin, end = period((list_id, source), model, at)
-    factor = change.factor
-    card = card if factor is None else card.times(factor)
-    return replace(_doubted(card, change.estimated), valid_from=begin, valid_until=end)
-
-
-def _adjusted_shipped(provider: str, name: str, entry: Shipped, wanted: Conditions, at: float) -> RateCard:
-    list_id = PRICE_LISTS[provider]
-    change = adjust(list_id, name, None, wanted, at) if wanted != NORMAL else None
-    card = shipped_card(provider, name, entry)
-    if change is not None:
-        card = card if change.factor is None else card.times(change.factor)
-        card = replace(_doubted(card, change.estimated), rule=card.rule + change.title())
-    begin, end = period((list_id,), None, at)
-    return replace(card, valid_from=begin, valid_until=end)
-
-
 def _fingerprint(rules: Iterable[PriceRule]) -> str:
-    from hashlib import sha256  # only who states prices needs it
+    from hashlib import sha256  # only needed if the user states prices
 
     text = repr([(r.model, sorted(r.rates.items()), r.provider, r.tier, r.per_request, r.web_search, r.above, r.start,
                   r.end) for r in rules])  # fmt: skip

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, cast
 
-from otel_tokens.pricing.card import RateCard, Rates, rates_per_million
+from otel_tokens.pricing.card import ZERO, RateCard, Rates, rates_per_million
 from otel_tokens.pricing.rules import PriceRule
-from otel_tokens.pricing.shipped import CLAUDE_WEB_SEARCH, CLAUDE_WRITE_1H, OPENAI_WRITE_12H, Shipped
+from otel_tokens.pricing.shipped import (
+    ALWAYS_SEARCHES,
+    CLAUDE_WEB_SEARCH,
+    CLAUDE_WRITE_1H,
+    FEES,
+    OPENAI_WRITE_12H,
+    PRICE_LISTS,
+    SEARCH_ONCE,
+    Shipped,
+)
 from otel_tokens.values import EXACT
 
 THOUSAND = Decimal(1000)
@@ -44,6 +54,8 @@ def listed_card(provider: str, model: str, prices: Any, rule: str) -> RateCard |
     per_request = _one(values.get("requests_kcount"))
     if not {"input", "output"} & tokens.keys() and per_request is None:
         return None
+    file_search = _one(values.get("storage_searches_kcount"))
+    fees = {} if file_search is None else {"file_search": file_search}
     starts = sorted({tier.start for price in tokens.values() for tier in getattr(price, "tiers", ())})
     card = RateCard(
         provider,
@@ -53,6 +65,7 @@ def listed_card(provider: str, model: str, prices: Any, rule: str) -> RateCard |
         tuple((start, _rates(tokens, start)) for start in starts),
         web_search=_one(values.get("web_searches_kcount")),
         per_request=per_request,
+        fees=fees,
     )
     return finished(card, set(tokens))
 
@@ -92,7 +105,7 @@ def shipped_card(provider: str, name: str, entry: Shipped) -> RateCard:
 
 
 def rule_card(provider: str, name: str, rule: PriceRule, above: Iterable[PriceRule]) -> RateCard:
-    """The card of a rule of the user's, with its rules for long contexts."""
+    """The card of a user's rule, with the rules for long contexts."""
     notes = [rule.note] if rule.note else []
     without = [kind for kind in ("input", "output") if kind not in rule.rates]
     if rule.rates and without:
@@ -116,15 +129,21 @@ def rule_card(provider: str, name: str, rule: PriceRule, above: Iterable[PriceRu
 
 
 def _unsure(stated: Iterable[str]) -> frozenset[str]:
-    """Lifetimes without a rate: 5 and 30 minutes are what vendors' plain cache write means."""
+    """Lifetimes without a rate. 5 and 30 minutes are not among them: they are vendors' plain cache writes."""
     names = set(stated)
     return frozenset(ttl for ttl in ("1h", "12h") if "cache_write_" + ttl not in names and "cache_write" in names)
 
 
 def finished(card: RateCard, stated: set[str]) -> RateCard:
-    """The card with what a vendor publishes for all of its models and a price list may leave out."""
+    """The card with prices that a vendor publishes for all its models and a price list may lack."""
     if card.provider == "perplexity" and card.per_request is not None:
         card = replace(card, estimated="the fee of a request depends on its search context")  # the list has the highest
+    list_id = PRICE_LISTS.get(card.provider)
+    for fee in FEES:
+        if fee.provider == list_id and re.match(fee.models, card.model):
+            card = with_fee(card, fee.tool, Decimal(fee.price))
+    if any(list_id == place and re.match(models, card.model) for place, models in SEARCH_ONCE):
+        card = replace(card, search_once=True)
     if card.provider == "openai" and "cache_write" in stated:
         card = _with_write(card, "12h", "cache_write", Decimal(OPENAI_WRITE_12H))
         stated = {*stated, "cache_write_12h"}
@@ -137,8 +156,29 @@ def finished(card: RateCard, stated: set[str]) -> RateCard:
     return card
 
 
+def with_fee(card: RateCard, tool: str, price: Decimal) -> RateCard:
+    """The card with a fee for each call of a tool, unless it has one."""
+    if tool == "web_search":
+        return card if card.web_search is not None else replace(card, web_search=price)
+    return card if tool in card.fees else replace(card, fees={**card.fees, tool: price})
+
+
+def searching(card: RateCard, source: str, name: str) -> RateCard:
+    """The card with the search that the model `name` of the price list `source` does for each request."""
+    for fee in ALWAYS_SEARCHES:
+        if fee.provider == source and card.per_request is None and re.match(fee.models, name):
+            doubt = "; ".join(filter(None, (card.estimated, "one search for each request is assumed")))
+            return replace(card, per_request=Decimal(fee.price), estimated=doubt)
+    return card
+
+
+def unbilled_card(provider: str, model: str, rule: str) -> RateCard:
+    """A card by which tokens cost nothing."""
+    return RateCard(provider, model, rule, rates_per_million({"input": ZERO, "output": ZERO}))
+
+
 def _with_write(card: RateCard, lifetime: str, of: str, times: Decimal) -> RateCard:
-    """The card with cache writes of this lifetime at so many times the rate `of`, in all its bands."""
+    """The card with cache writes of this lifetime at `times` times the rate `of`, in all its bands."""
 
     def changed(rates: Rates) -> Rates:
         rate: Decimal | None = getattr(rates, of)

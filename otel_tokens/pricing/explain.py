@@ -1,4 +1,4 @@
-"""Why a model costs what it costs: for `otel-tokens prices MODEL`."""
+"""The price of a model and its source, for `otel-tokens prices MODEL`."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class PricedRate:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What prices a model, or why nothing does.
+    """The price of a model, or why there is none.
 
-    `rule` names the entry used and `source` where its numbers were published; `estimated` says why they may not be
-    this call's ("" if they are), `until` when they may change (unix seconds; None: not as far as is known). When
-    there is no price, `reason` says so, `near` has similar names that have one and `elsewhere` the providers that
-    price this very name.
+    `rule` names the entry that is used, `source` where its numbers were published. `estimated` is the reason why the
+    numbers may not be right ("" if they are). `until` is when they may change (unix seconds; None: no change is known).
+    If there is no price, `reason` says why, `near` has similar names with a price, and `elsewhere` has the providers
+    that have a price for this name.
     """
 
     model: str
@@ -74,7 +74,7 @@ def explain(
     at: float | None = None,
     catalog: Catalog | None = None,
 ) -> Explanation:
-    """What prices `model` of `provider` (None: its maker) on `tier` at `at` (unix seconds; None: now)."""
+    """Explain the price of `model` of `provider` (None: its maker) on `tier` at `at` (unix seconds; None: now)."""
     catalog = catalog or Catalog()
     moment = time.time() if at is None else at
     billed_by = canonical(provider) if provider else vendor_of(model)

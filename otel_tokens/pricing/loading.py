@@ -1,4 +1,4 @@
-"""Loading something slow once, off the caller's path: in the background, and safe across fork."""
+"""Load something slow once, in the background. Safe across fork."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from otel_tokens.safely import report_fault
 T = TypeVar("T")
 
 PATIENCE = 30.0
-"""Seconds that a caller waits for another thread's loading before it goes without."""
+"""Seconds that a caller waits for another thread to load. After that it gets None."""
 
 
 class Background(Generic[T]):
-    """A value that `load` makes once. `get` waits for it; `start` has a daemon thread make it meanwhile.
+    """A value that `load` makes once. `start` loads it in a daemon thread. `get` waits for it.
 
-    When `load` fails, the fault is reported once and `get` answers None from then on.
+    If `load` fails, the fault is reported once and `get` returns None from then on.
     """
 
     def __init__(self, load: Callable[[], T]) -> None:
@@ -34,7 +34,7 @@ class Background(Generic[T]):
             _all.add(self)
 
     def start(self) -> None:
-        """Begin loading in the background, if nobody has. Never blocks, never raises."""
+        """Start to load in the background, if no thread does so yet. Never blocks, never raises."""
         if self._done or self._started:
             return
         self._started = True
@@ -44,7 +44,7 @@ class Background(Generic[T]):
             self._started = False  # no threads at interpreter shutdown: the first `get` loads
 
     def get(self) -> T | None:
-        """The value, loaded here if need be; None when it cannot be loaded."""
+        """The value. Loads it if needed. None if it cannot be loaded."""
         if self._done:
             return self._value
         if not self._lock.acquire(timeout=PATIENCE):
@@ -61,31 +61,31 @@ class Background(Generic[T]):
         return self._value
 
     def reload(self) -> None:
-        """Load anew at the next `get`."""
+        """Load again at the next `get`."""
         self._done = self._started = False
 
     def before_fork(self) -> None:
-        """Let the loading under way end.
+        """Before a fork: wait until the loading has ended.
 
-        A child must not inherit half-imported modules: their import locks would belong to a thread it hasn't got.
+        A child must not inherit half-imported modules: their import locks belong to a thread that it does not have.
         """
         self._holding = not self._done and self._lock.acquire(timeout=PATIENCE)
 
     def after_fork(self) -> None:
-        """In the parent: go on."""
+        """After a fork, in the parent: release the lock."""
         if self._holding:
             self._holding = False
             self._lock.release()
 
     def in_child(self) -> None:
-        """In the child: whoever was loading is not here."""
+        """After a fork, in the child: the thread that was loading does not exist here."""
         self._lock = threading.RLock()
         self._holding = False
         if not self._done:
             self._started = False
 
 
-# One registration for all: the interpreter never lets go of a hook, nor of what hangs on it.
+# One registration for all: the interpreter never frees a hook, nor what it refers to.
 _all: weakref.WeakSet[Background[Any]] = weakref.WeakSet()
 _resting: list[Background[Any]] = []
 _adding = threading.Lock()

@@ -1,4 +1,4 @@
-"""Finding a model in one price list of genai-prices by its own rules of matching, guarded against siblings.
+"""Find a model in one price list of genai-prices by its own rules of matching, without its siblings.
 
 genai-prices says which names are a model's by clauses: equals, starts with, contains … An open-ended clause also
 takes the names of siblings (`gemini-1.5-flash-8b` starts with `gemini-1.5-flash`, at twice its price), so what is
@@ -64,7 +64,7 @@ def _literal(clause: Any) -> str:
 
 
 def _span(clause: Any, name: str) -> tuple[int, int]:
-    """Where in `name` the clause holds; (0, 0) where it does not."""
+    """The part of `name` that the clause matches; (0, 0) if it does not match."""
     kind = type(clause).__name__
     if kind == "ClauseRegex":
         match = re.search(clause.regex, name)

@@ -1,6 +1,6 @@
-"""What a model is called: the names under which a price may stand, from the exact one to its family.
+"""The names under which a model's price may be listed, from the exact name to its family.
 
-A name is only ever shortened by what does not change the price (an address, a date, `-latest`), so that a model
+A name is only shortened by parts that do not change the price (an address, a date, `-latest`), so that a model
 never gets the price of a sibling: `gpt-4o-mini` is not a `gpt-4o`.
 """
 
@@ -11,7 +11,7 @@ import re
 from otel_tokens.pricing.shipped import VENDOR_PREFIXES
 
 _DATE = r"20\d{2}-?(?:0[1-9]|1[0-2])-?(?:[0-2]\d|3[01])"
-# A version behind a date is that snapshot's; by itself only the first is no sibling (nova-pro-v2 is another model).
+# A version behind a date belongs to the snapshot. Alone, only v0 is harmless (nova-pro-v2 is another model).
 _HARMLESS = re.compile(rf"(?<!\d){_DATE}(?:-v\d)?(?!\d)|(?<=-)v0\.\d(?=$|[-:@])")
 _COMPACT_DATE = re.compile(r"(?<=-)(20\d{2})(0[1-9]|1[0-2])([0-2]\d|3[01])(?=[-:@]|$)")
 _SUFFIX = re.compile(rf"[-@](?:{_DATE}|latest|default)$")
@@ -24,7 +24,10 @@ _NUMBER = re.compile(r"\d{3,4}|\d{6}|\d{8}|v[01]")
 _REGION = re.compile(r"(?:us|eu|ap|apac|jp|au|in|ca|sa|me|af|il|mx|us-gov)\.(?=[a-z0-9]+\.)")
 # In an ARN, or as a segment of its own, as LiteLLM writes it: bedrock/eu-west-2/…, azure/eu/…
 _IN_ADDRESS = re.compile(r"arn:[^:]*:bedrock:([a-z0-9-]+):|(?:.*/)?([a-z]{2,3}(?:-gov)?-[a-z]+-\d)/")
-_DATA_ZONE = re.compile(r"(?:azure(?:_ai)?/)?(us|eu)/")
+# LiteLLM's names of Azure's places: azure/eu/…, azure/swedencentral/…; the price of "global" is the listed one.
+_AZURE_PLACE = re.compile(r"(?:azure(?:_ai)?/(?=[a-z0-9-]+/)|(?=(?:us|eu|global)/))([a-z0-9-]+)/")
+_AZURE_EVERYWHERE = frozenset({"global", "global-standard", "openai", "anthropic"})
+_OPENAI_REGION = re.compile(r"[a-z]{2}\.api\.openai\.com")
 _VERTEX_REGION = re.compile(r"[a-z0-9-]+-aiplatform\.googleapis\.com|aiplatform\.[a-z]+\.rep\.googleapis\.com")
 
 # Bedrock: capacity by the hour or a model of the customer's own; the base model's token price does not apply.
@@ -48,6 +51,8 @@ def spellings(model: str, provider: str) -> tuple[str, ...]:
         return (":".join(name.split(":", 2)[:2]),)
     if name.startswith(("arn:", "models/")) or "/models/" in name:
         found.append(name.rpartition("/")[2])
+    if provider.startswith("azure.") and (zone := _AZURE_PLACE.match(name)):
+        found.append(name[zone.end() :])
     prefix, slash, rest = name.partition("/")
     while slash and rest:
         vendor = VENDOR_PREFIXES.get(prefix)
@@ -69,7 +74,7 @@ def family(name: str) -> str | None:
 
 
 def regional_doubt(name: str, listed: str) -> str:
-    """Why the listed price need not be that of the region in a name on Bedrock or Azure; "" where it is.
+    """Why the listed price may not be that of the region in a name on Bedrock or Azure; "" if it is.
 
     Lists have the prices of the USA. Claude costs the same in all commercial regions, other models do not.
     """
@@ -79,18 +84,29 @@ def regional_doubt(name: str, listed: str) -> str:
     region = prefix.group()[:-1] if prefix else address[1] or address[2] if address else ""
     if prefix and listed.startswith(prefix.group()):
         return ""
-    zone = _DATA_ZONE.match(name)
+    zone = _AZURE_PLACE.match(name)
     if zone:
-        return f"no price for the data zone {zone[1]} is listed"
+        return "" if zone[1] in _AZURE_EVERYWHERE else f"no price for the place {zone[1]} is listed"
     priced = not region.startswith("us-gov") and (".claude" in model or re.match("(?:us)?$|us-", region))
     return "" if priced else f"no price for the region {region} is listed"
 
 
 def place(provider: str | None, model: str, address: str | None) -> str | None:
-    """What the server's address tells of the place of inference, where it changes the price: Claude on Vertex AI."""
-    if provider != "gcp.vertex_ai" or address is None or "claude" not in model:
+    """The place of inference by the server's address, where it changes the price: OpenAI's data residency, and Claude
+    on Vertex AI. None if the address says nothing."""
+    if address is None:
+        return None
+    if provider == "openai":
+        return "regional" if _OPENAI_REGION.fullmatch(address) else None
+    if provider != "gcp.vertex_ai" or "claude" not in model:
         return None
     return "regional" if _VERTEX_REGION.fullmatch(address) else None
+
+
+def variants(name: str) -> tuple[str, tuple[str, ...]]:
+    """OpenRouter's name of a model without its suffixes, and these: "a/b:free:online" is "a/b", ("free", "online")."""
+    base, *suffixes = name.split(":")
+    return base, tuple(suffixes)
 
 
 def without_region(name: str) -> str | None:

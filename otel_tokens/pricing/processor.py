@@ -17,7 +17,7 @@ from otel_tokens.values import COST_PARTS, TOKEN_FIELDS, Call, Cost, Record, Usa
 
 _MAX_PARENTS = 10_000
 
-# Named by their instrumentations where the provider belongs; then the maker of the model is taken for the biller.
+# Instrumentations name these as the provider. The provider is then the maker of the model.
 _FRAMEWORKS = frozenset(
     {
         "langchain",
@@ -60,20 +60,20 @@ class PricingProcessor(SpanProcessor):
         # (trace, span) ids of spans around a priced one. Reentrant: a span may be ended by a finaliser.
         self._around: dict[tuple[int, int], None] = {}
         self._lock = threading.RLock()
-        self._told = False
+        self._ending_called = False
         self._pricer.catalog.warm()
 
     def _on_ending(self, span: Any) -> None:
-        self._told = True
+        self._ending_called = True
         safely("pricing a span", self._ending, span)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Price a span on an SDK that does not tell when a span is ending."""
-        if not self._told:
+        """Price a span on an SDK without `_on_ending`."""
+        if not self._ending_called:
             safely("pricing a span", self._ending, span)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Nothing is held back."""
+        """Return True: the processor holds no spans."""
         return True
 
     def _ending(self, span: Any) -> None:
@@ -112,6 +112,7 @@ class PricingProcessor(SpanProcessor):
         if usage is None:
             return None
         started = (span.start_time or 0) / 1e9
+        address = attributes.get(names.SERVER_ADDRESS)
         cost = self._pricer(
             facts["provider"] or None,
             facts["model"],
@@ -120,6 +121,7 @@ class PricingProcessor(SpanProcessor):
             tier=facts["tier"] or None,
             speed=facts["speed"] or None,
             geo=facts["geo"] or None,
+            address=address if isinstance(address, str) else None,
             at=started,
         )
         if cost.rule == NO_USAGE:

@@ -1,8 +1,8 @@
 """Imports genai-prices without the HTTP client that it brings along for its updater.
 
-The import runs beside the application's own. openai 2.x looks into `sys.modules` for a half-imported httpx2 and
-falls over it, in the caller's hands; and an HTTP client is nothing that prices need. The updater stays reachable:
-it is imported when somebody asks genai-prices for it.
+The import runs beside the application's own imports. openai 2.x looks into `sys.modules` and fails in the caller's code
+if it finds a half-imported httpx2. Prices need no HTTP client. The updater can still be used: it is imported when
+genai-prices is asked for it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def import_prices() -> ModuleType:
 
 
 def _late(name: str) -> Any:
-    """For a thread that takes the name in the moment before it is put right."""
+    """Stands in for a name until it is imported, for a thread that reads it meanwhile."""
 
     def call(*args: Any, **keywords: Any) -> Any:
         return getattr(import_module(UPDATER), name)(*args, **keywords)

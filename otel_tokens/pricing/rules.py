@@ -20,15 +20,17 @@ _MAX_DIGITS = 100  # reading a longer number takes quadratic time, and Python re
 
 @dataclass(frozen=True, slots=True)
 class PriceRule:
-    """One price that the user states. It beats every other source.
+    """One price that the user states. It wins over every other source.
 
-    `model` is an exact name, or a pattern when it has `*` or `?`; an exact name beats a pattern, a longer pattern a
-    shorter one, a later `start` an earlier one, and a later rule an earlier one. `provider`, `tier` (also a speed
-    such as "fast") and `above` narrow it; without `tier` it is the price on every tier. `rates` are USD per million
-    tokens by the names of `card.Rates`: what is not stated is charged as what it is part of (cached and written
-    tokens as `input`, audio as text, a lifetime of a cache write as `cache_write`); output without a rate leaves
-    the call unpriced. `per_request` and `web_search` are USD for one. With `above`, the rates hold for calls with
-    more input tokens than that, beside the rule for the rest. `start` is its first day and `end` its last (UTC).
+    `model` is an exact name, or a pattern if it has `*` or `?`. An exact name wins over a pattern, a longer pattern
+    over a shorter one, a later `start` over an earlier one, and a later rule over an earlier one. `provider`, `tier`
+    (also a speed such as "fast") and `above` limit the rule; without `tier` it is the price on every tier.
+
+    `rates` are USD per million tokens by the names of `card.Rates`. A kind of tokens without a rate is charged as what
+    it is part of: cached and written tokens as `input`, audio as text, a lifetime of a cache write as `cache_write`.
+    Output without a rate leaves the call unpriced. `per_request` and `web_search` are USD for one. With `above`, the
+    rates hold for calls with more input tokens than that, beside the rule for the rest. `start` is its first day and
+    `end` its last (UTC).
     """
 
     model: str
@@ -96,7 +98,7 @@ def parse_rules(entries: object, where: str) -> tuple[PriceRule, ...]:
 
 
 def examined_rules(entries: object, where: str) -> tuple[tuple[PriceRule, ...], list[ConfigError]]:
-    """As `parse_rules`, but the mistakes come back beside the rules without one. An empty file has no rules."""
+    """The rules without a mistake, and the mistakes (see `parse_rules`). An empty file has no rules."""
     problems: list[ConfigError] = []
     if isinstance(entries, Entry):
         whole: object = entries.value
@@ -161,7 +163,7 @@ def _rule(entry: Entry, problems: list[ConfigError]) -> PriceRule | None:
 def _check(
     entry: Entry, fields: dict[str, Any], rates: dict[str, Decimal], problems: list[ConfigError], *, complete: bool
 ) -> None:
-    """What an entry as a whole must have."""
+    """Check what an entry as a whole must have."""
     start, end = fields.get("start"), fields.get("end")
     if "model" not in fields and complete:
         problems.append(entry.error(f"`model` is missing: the model's name or a pattern, as in {EXAMPLE}"))

@@ -1,21 +1,20 @@
-"""What we know about prices beside genai-prices: data only, each entry with its date and source.
+"""Prices that genai-prices lacks: data only, each entry with its date and source.
 
-Kept small on purpose: a price that is not certain is better unknown. USD per million tokens, as text, so that no
-digit is lost.
+The table is small: a price that is not certain is left out. USD per million tokens, as text, so that no digit is lost.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-AS_OF = "2026-11-23"
+AS_OF = "2026-11-30"
 """Date of this table; part of the catalogue's version."""
 
 ANTHROPIC = "https://platform.claude.com/docs/en/about-claude/pricing"
 OPENAI = "https://developers.openai.com/api/docs/pricing"
 
-# Our provider names to the price lists of genai-prices. A provider that is not here has no public price list that
-# we know: local servers, unknown hosts, vendors who bill in another currency or by region (alibaba, volcengine).
+# Our provider names → price lists of genai-prices. A provider that is not here has no public price list that is
+# known: local servers, unknown hosts, vendors who bill in another currency or by region (alibaba, volcengine).
 PRICE_LISTS: dict[str, str] = {
     "openai": "openai",
     "anthropic": "anthropic",
@@ -51,15 +50,15 @@ PRICE_LISTS: dict[str, str] = {
     "arcee": "arcee",
 }
 
-# (list, vendor): which of a vendor's models (a regular expression, from the name's start) that cloud sells at the
-# vendor's own price; prices through others are guesses. Who serves open weights sets a price of its own.
+# (list, vendor): the vendor's models (a regular expression, from the name's start) that a cloud sells at the vendor's
+# own price. Prices of other models are guesses: who serves open weights sets a price of its own.
 SOLD_AT_OWN_PRICE: dict[tuple[str, str], str] = {
     ("azure", "openai"): r"(?!gpt-oss)",
     ("azure", "anthropic"): "",
     ("google", "anthropic"): "",
 }
 
-# What other instrumentations and libraries call the providers.
+# Names of the providers in other instrumentations and libraries.
 PROVIDER_ALIASES: dict[str, str] = {
     "azure": "azure.ai.openai",
     "azure_openai": "azure.ai.openai",
@@ -101,7 +100,7 @@ PROVIDER_ALIASES: dict[str, str] = {
 _GOOGLE = frozenset({"gcp.gemini", "gcp.vertex_ai", "gcp.gen_ai"})
 _AZURE = frozenset({"azure.ai.openai", "azure.ai.inference"})
 
-# `vendor/model`: for which providers the vendor is only an address. Elsewhere it is part of the model's name.
+# `vendor/model`: the providers for which the vendor is only an address. Elsewhere it is part of the model's name.
 VENDOR_PREFIXES: dict[str, frozenset[str]] = {
     "openai": frozenset({"openai"}) | _AZURE,
     "azure": _AZURE,
@@ -151,6 +150,71 @@ class Shipped:
     first: bool = False
     since: str = "1970-01-01"
     requests: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Fee:
+    """A price for each call of a hosted tool, in USD, of the models whose name `models` (a regular expression) matches
+    from its start. `tool` is a kind of `Component`, or "web_search"; a price list's own fee wins."""
+
+    provider: str
+    tool: str
+    price: str
+    source: str
+    models: str = ""
+
+
+XAI_TOOLS = "https://docs.x.ai/developers/pricing"
+
+FEES: tuple[Fee, ...] = (
+    # The older search tool costs 25 USD per 1,000 on models that do not reason, 15 more than the newer one.
+    Fee("openai", "web_search_preview", "0.015", OPENAI, r"gpt-4"),
+    Fee("openai", "web_search_preview", "0", OPENAI),
+    # Searches on X are billed by the posts they fetch as well, so they have no row.
+    Fee("x-ai", "web_search", "0.005", XAI_TOOLS),
+    Fee("x-ai", "code_interpreter", "0.005", XAI_TOOLS),
+    Fee("x-ai", "file_search", "0.0025", XAI_TOOLS),
+)
+
+ALWAYS_SEARCHES: tuple[Fee, ...] = (
+    # Models that search for each request; their answers do not count the searches.
+    Fee("openai", "web_search", "0.025", OPENAI, r"gpt-4o(?:-mini)?-search-preview"),
+    Fee("openai", "web_search", "0.01", OPENAI, r"gpt-5-search-api"),
+)
+
+SEARCH_ONCE: tuple[tuple[str, str], ...] = (("google", r"gemini-[12]"),)
+"""(list, models) that bill a request with searches once, however many they are:
+https://ai.google.dev/gemini-api/docs/pricing"""
+
+PREPAID: dict[str, frozenset[str]] = {
+    "google": frozenset(
+        {"provisioned_throughput"}
+    ),  # https://cloud.google.com/vertex-ai/generative-ai/docs/provisioned-throughput
+}
+"""Tiers by price list whose tokens are paid for with the capacity, in advance:
+https://cloud.google.com/vertex-ai/generative-ai/docs/provisioned-throughput"""
+
+# OpenRouter's suffixes of a model's name, where its list has no price for them: why the model's own is an estimate.
+# https://openrouter.ai/docs/guides/routing/model-variants/overview
+FREE_VARIANT, FREE_ROUTER = "free", "openrouter/free"
+ROUTED_VARIANTS: dict[str, str] = {
+    "nitro": "the fastest provider is chosen, which may cost more",
+    "floor": "the cheapest provider is chosen, which may cost less",
+    "exacto": "the provider is chosen by quality, which may cost more",
+    "extended": "the variant with a long context may cost more",
+    "thinking": "the variant that reasons may cost more",
+    "online": "searches are assumed to cost 0.02 USD",
+}
+ONLINE_FEE = "0.02"
+"""USD for the five results that OpenRouter's web plugin fetches by default, at 4 USD per 1,000:
+https://openrouter.ai/docs/guides/features/plugins/web-search"""
+
+REFUSALS_FREE = "2026-06-09"
+"""First day on which Anthropic does not bill a request that is refused before any output, on all platforms:
+https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback#how-refusals-are-billed"""
+REFUSALS_BILLED_AGAIN = "2026-09-24"
+"""First day on which refusals of the categories below are billed again, by its release notes."""
+REFUSALS_BILLED = frozenset({"bio", "frontier_llm", "reasoning_extraction"})
 
 
 PRICES: tuple[Shipped, ...] = (
@@ -318,6 +382,17 @@ MULTIPLIERS: tuple[Multiplier, ...] = (
         "2026-02-05",
         r"(?!claude-(?:v?[123]\b|instant|opus-4(?:[-.@]?$|[-.][0135]\b|[-.@]20)|sonnet-4(?:[-.@]?$|[-.][05]\b|[-.@]20)|haiku-4|4-))",
     ),
+    # OpenAI's data residency: the endpoints of a region cost more for models released on or after 2026-03-05.
+    Multiplier(
+        "openai",
+        "geo",
+        "regional",
+        "1.1",
+        "https://developers.openai.com/api/docs/guides/data-residency",
+        "2026-03-05",
+        r"gpt-(?:5\.[4-9]|[6-9]|\d\d)|(?:gpt-)?chat-latest|gpt-(?:image|realtime)-[2-9]|gpt-(?:transcribe|rosalind)",
+    ),
+    Multiplier("openai", "geo", "regional", "1", "https://developers.openai.com/api/docs/guides/data-residency"),
     # Regional and multi-region endpoints of Vertex AI, from Sonnet 4.5 on.
     Multiplier(
         "google",
@@ -360,7 +435,9 @@ MULTIPLIERS: tuple[Multiplier, ...] = (
 
 # Words for the normal price, per kind; "auto" says that the provider chose and not what.
 STANDARD: dict[str, frozenset[str]] = {
-    "tier": frozenset({"", "auto", "default", "standard", "standard_only", "on_demand", "unspecified"}),
+    "tier": frozenset(
+        {"", "auto", "default", "standard", "standard_only", "on_demand", "unspecified", "traffic_type_unspecified"}
+    ),
     "speed": frozenset({"", "standard", "default", "normal"}),
     "geo": frozenset({"", "global", "default", "not_available", "unspecified"}),
 }

@@ -1,7 +1,8 @@
-"""What beside the model decides the price: tier, speed and place of inference, as the response states them.
+"""Conditions that change a model's price: tier, speed and place of inference, as the response states them.
 
-In order: rates that the price list has for it; rates that it lists only from a later day, if the standard price was
-the same then (an estimate); a published factor (`shipped.MULTIPLIERS`); else the standard price, as an estimate.
+The first of these that is known counts: rates of the price list for the condition; rates that it lists from a later
+day on, if the standard price is the same then (an estimate); a published factor (`shipped.MULTIPLIERS`); the standard
+price, as an estimate.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ NORMAL = Conditions()
 
 @lru_cache(maxsize=1024)
 def conditions(tier: str | None, speed: str | None = None, geo: str | None = None) -> Conditions:
-    """The conditions in one spelling, whatever the provider's (`SERVICE_TIER_FLEX`, `on_demand_flex`, `flex`)."""
+    """The conditions in one spelling, for any provider's spelling (`SERVICE_TIER_FLEX`, `on_demand_flex`, `flex`)."""
     values: dict[str, str] = {}
     for kind, value in (("tier", tier), ("speed", speed), ("geo", geo)):
         word = (value or "").strip().lower().removeprefix("service_tier_").removeprefix("on_demand_")
@@ -81,13 +82,13 @@ class Adjustment:
         return product
 
     def title(self) -> str:
-        """What was done, for the rule's name."""
+        """The conditions that were applied, for the rule's name."""
         listed = "".join(f" {key}={value}" for key, value in self.context.items())
         return listed + "".join(f" x{row.factor} ({row.what} {row.value})" for row in self.factors)
 
 
 def moment_of(at: float) -> datetime:
-    """The UTC time of `at` in unix seconds, held within what datetime can tell."""
+    """The UTC time of `at` in unix seconds, limited to the years that datetime knows."""
     return datetime.fromtimestamp(0.0 if isnan(at) else min(max(at, 0.0), LATEST), UTC)
 
 
@@ -122,7 +123,7 @@ def adjust(list_id: str, name: str, model: Any | None, wanted: Conditions, at: f
 
 
 def _pricing_moment(list_id: str, at: float) -> datetime:
-    """The moment whose prices hold at `at`: on a day without peak hours it is noon (UTC), which is none of them."""
+    """The moment whose prices hold at `at`. On a day without peak hours it is noon (UTC), which is no peak hour."""
     moment = moment_of(at)
     day = moment.date()
     quiet = list_id == "deepseek" and (

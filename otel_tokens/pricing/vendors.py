@@ -1,4 +1,4 @@
-"""Who bills for a model when nobody says: the maker of the model, by its name alone."""
+"""The provider of a model when none is stated: the maker of the model, by its name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from otel_tokens.pricing.shipped import PROVIDER_ALIASES, VENDOR_PREFIXES
 
-# First match wins; the patterns are the vendors' own naming, so a name that only resembles one is nobody's.
+# The first match wins. The patterns are the vendors' own names: a name that only resembles one has no maker.
 _MAKERS: tuple[tuple[str, str], ...] = (
     (r"arn:aws[a-z-]*:bedrock:", "aws.bedrock"),
     (r"(?:[a-z-]+\.)?(?:anthropic|amazon|meta|mistral|cohere|ai21|deepseek|qwen|nvidia|writer)\.", "aws.bedrock"),
@@ -33,7 +33,7 @@ _BY_PREFIX = {"openrouter": "openrouter", "azure": "azure.ai.openai", "vertex_ai
 
 
 def vendor_of(model: str) -> str:
-    """The provider that makes `model` ("openai" for "gpt-4o" and "openai/gpt-4o"), or "" when the name says nothing."""
+    """The provider that makes `model` ("openai" for "gpt-4o" and "openai/gpt-4o"), or "" if the name does not say."""
     name = model.strip().lower()
     prefix, slash, rest = name.partition("/")
     if slash and rest and prefix not in ("models", "projects", "publishers", "accounts"):

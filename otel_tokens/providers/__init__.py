@@ -1,1 +1,1 @@
-"""What differs between SDKs, and who bills at which host: data, no SDK import."""
+"""Data about SDKs and hosts: what to patch, where facts stand, which provider bills. No SDK is imported."""

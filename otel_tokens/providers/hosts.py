@@ -1,7 +1,6 @@
-"""Who bills at a base URL: a table of hosts as data, and the rows of the user's own, which win.
+"""The provider that bills at a base URL: a table of hosts, and the user's own rows, which win.
 
-An unknown host is never dropped and never guessed at: its provider is its own server address, so that its calls
-are counted there and reported as unpriced.
+The provider of an unknown host is its server address. Its calls are counted under that name and are unpriced.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Who bills at one base URL.
+    """The provider at one base URL.
 
     `provider` is the conventions' name, else the vendor's own, else the server's address (`known` is False then).
     `address` and `port` are the server's (a Unix socket has no port). `local` hosts are on this machine or its
-    network; they cost nothing only if the user said so (`free`). `include_usage` is whether
-    `stream_options.include_usage` may be sent to get usage in chat streams: True: honoured; False: refused, or
-    not needed because usage comes anyway; None: not known, try.
+    network; they cost nothing only if the user states it (`free`). `include_usage` is whether
+    `stream_options.include_usage` may be sent to get usage in chat streams. True: the host honours it. False: the host
+    refuses it, or sends usage anyway. None: not known, try.
     """
 
     provider: str
@@ -52,7 +51,7 @@ class Row(NamedTuple):
 ASK, NO, TRY = True, False, None
 
 # The first row that fits wins, so narrower ones come first. Sources of `include_usage` are the vendors' API
-# references; where a vendor was seen to refuse it, the row says so.
+# references. If a vendor was seen to refuse it, the row has a comment.
 TABLE: tuple[Row, ...] = (
     # ---- the SDKs' own
     Row("api.openai.com", "openai", ASK),
@@ -185,7 +184,7 @@ TABLE: tuple[Row, ...] = (
     Row("api.publicai.co", "publicai", TRY),
     Row("api.synthetic.new", "synthetic", TRY),
     Row("ollama.com", "ollama_cloud", ASK),
-    # ---- routers, which bill for others
+    # ---- routers: they bill for other providers
     Row("openrouter.ai", "openrouter", NO),  # its last event has usage unasked; the option has no effect
     Row("*.openrouter.ai", "openrouter", NO),
     Row("ai-gateway.vercel.sh", "vercel", TRY),
@@ -199,7 +198,7 @@ TABLE: tuple[Row, ...] = (
     Row("opencode.ai", "opencode", TRY, path="/zen"),
     Row("nano-gpt.com", "nano_gpt", TRY),
     Row("aihubmix.com", "aihubmix", TRY),
-    # ---- gateways, whose path or name says who bills
+    # ---- gateways: the path or the name shows the provider
     Row("gateway.ai.cloudflare.com", "openai", ASK, path="/v1/*/*/openai"),
     Row("gateway.ai.cloudflare.com", "anthropic", path="/v1/*/*/anthropic"),
     Row("gateway.ai.cloudflare.com", "azure.ai.openai", TRY, path="/v1/*/*/azure-openai"),
@@ -221,10 +220,10 @@ TABLE: tuple[Row, ...] = (
     Row("oai.hconeai.com", "openai", ASK),
     Row("anthropic.helicone.ai", "anthropic"),
     Row("ai-gateway.helicone.ai", "helicone", TRY),
-    Row("api.portkey.ai", "portkey", TRY),  # who bills is said in headers
+    Row("api.portkey.ai", "portkey", TRY),  # headers name the provider
 )
 
-# A local server is named by the port that it listens on unless told otherwise, and by nothing else.
+# A local server is known by its default port alone.
 LOCAL_PORTS: dict[int, str] = {11434: "ollama", 1234: "lm_studio", 8000: "vllm", 8080: "llama_cpp"}
 
 _LOCAL_NAMES = ("localhost", "*.localhost", "*.local", "*.internal", "*.lan", "*.home.arpa", "*.svc", "*.cluster.local")
@@ -236,9 +235,9 @@ _cache: dict[tuple[Any, ...], tuple[Host, object]] = {}
 
 
 def resolve(base_url: object, *, sdk: str, user_hosts: Sequence[HostRow] = ()) -> Host:
-    """Who bills at `base_url` (a str, or what `str()` makes a URL of) called through `sdk` ("openai" …).
+    """The provider that bills at `base_url` (a str, or what `str()` makes a URL of) called through `sdk` ("openai" …).
 
-    The first fitting row of `user_hosts`, then of the table, wins. Never raises. Answers are cached for the very
+    The first fitting row of `user_hosts`, then of the table, wins. Never raises. Results are cached for this
     `user_hosts` object, which must not change.
     """
     if base_url.__class__ is not str:
@@ -272,7 +271,7 @@ class _Url(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> _Url:
-        """The parts of `text`; nothing of it when it is no URL."""
+        """The parts of `text`; all empty if it is no URL."""
         text = text.strip()
         try:
             parts = urlsplit(text if "://" in text or text.startswith("//") else f"//{text}")

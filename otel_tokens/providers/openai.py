@@ -7,7 +7,19 @@ from otel_tokens.providers.spec import SAMPLING_ATTRIBUTES, Endpoint, Provider, 
 
 _IN, _OUT = "prompt_tokens_details", "completion_tokens_details"
 
-# Compatible hosts add fields instead of changing OpenAI's, so one map reads them all. Alternatives, in order:
+# What the provider itself charged: USD (OpenRouter, DeepInfra), a block of USD (Perplexity), ticks of 1e-10 USD (xAI).
+# OpenRouter with the user's own key (BYOK): `cost` is its fee, and the provider behind it bills `upstream_cost`.
+COST = {
+    "cost": "cost | cost.total_cost | estimated_cost",
+    "cost_ticks": "cost_in_usd_ticks",
+    "upstream_cost": "cost_details.upstream_inference_cost",
+    "own_key": "is_byok",
+}
+
+TOOLS = "server_side_tool_usage_details"
+"""xAI's calls of hosted tools, by name: `x_search_calls`, `code_interpreter_calls` …"""
+
+# Compatible hosts add fields and keep OpenAI's, so one map reads them all. Alternatives, in order:
 # OpenAI; DeepSeek (prompt_cache_hit_tokens); Moonshot (cached_tokens); Databricks and proxies (cache_*_input_tokens).
 CHAT_USAGE = {
     "input": "prompt_tokens | input_tokens | prompt_cache_hit_tokens + prompt_cache_miss_tokens",
@@ -29,11 +41,11 @@ CHAT_USAGE = {
     "output_text": f"{_OUT}.text_tokens",
     "output_audio": f"{_OUT}.audio_tokens",
     "output_image": f"{_OUT}.image_tokens",
-    "web_searches": "num_search_queries | server_tool_use.web_search_requests",
+    "web_searches": "num_search_queries | server_tool_use.web_search_requests"
+    " | server_side_tool_usage_details.web_search_calls",
     "total": "total_tokens",
-    # OpenRouter states USD, Perplexity a block of USD, xAI ticks of 1e-10 USD.
-    "cost": "cost | cost.total_cost",
-    "cost_ticks": "cost_in_usd_ticks",
+    **COST,
+    "tools": TOOLS,
 }
 
 _RIN = "input_tokens_details"
@@ -52,10 +64,10 @@ RESPONSES_USAGE = {
     "output_audio": "output_tokens_details.audio_tokens",
     "output_image": "output_tokens_details.image_tokens",
     "total": "total_tokens",
-    "web_searches": "tool_usage.web_search.num_requests",
+    "web_searches": "tool_usage.web_search.num_requests | server_side_tool_usage_details.web_search_calls",
     "components": "tool_usage.image_gen",
-    "cost": "cost",
-    "cost_ticks": "cost_in_usd_ticks",
+    **COST,
+    "tools": TOOLS,
 }
 
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -65,11 +77,21 @@ CHAT = Endpoint(
     operation="chat",
     path="/chat/completions",
     usage=CHAT_USAGE,
-    # Moonshot puts usage into the last chunk's choice, Groq under x_groq.
+    # Moonshot puts usage into the choice of the last chunk, Groq into x_groq.
     at=("usage", "choices.0.usage", "x_groq.usage"),
     deltas={"": "delta.content"},
     finish=("choices.*.finish_reason",),
+    # Vertex AI names the kind of traffic, which is its tier.
+    tier=("service_tier", "usage.extra_properties.google.traffic_type"),
     output=("choices.*.message.content", "choices.*.delta", "choices.*.message"),
+    # Groq lists the tools that its compound systems ran, Gemini the searches that ground an answer.
+    tools=(
+        "choices.*.message.executed_tools.*",
+        "choices.*.delta.executed_tools.*",
+        "choices.*.grounding_metadata",
+        "choices.*.message.extra_content.google.grounding_metadata",
+        "choices.*.delta.extra_content.google.grounding_metadata",
+    ),
     max_output=("max_completion_tokens", "max_tokens"),
     input=("messages", "tools", "functions", "response_format"),
     asks_usage=True,
@@ -115,6 +137,8 @@ RESPONSES = Endpoint(
     finish=("status", "response.status"),
     tier=("service_tier", "response.service_tier"),
     output=("output",),
+    tools=("output.*", "response.output.*", "item"),
+    tools_on=frozenset({"response.output_item.done"}),
     max_output=("max_output_tokens",),
     choices=(),
     input=("input", "instructions", "tools", "text", "prompt"),

@@ -16,7 +16,7 @@ ENTRY_POINT_GROUP = "otel_tokens.providers"
 
 @lru_cache(maxsize=1)
 def providers() -> tuple[Provider, ...]:
-    """All known providers, built-in ones first. A foreign one that cannot be loaded is reported and left out."""
+    """All known providers, built-in ones first. One that cannot be loaded is reported and left out."""
     if not _others_declared():
         return BUILT_IN
     from importlib.metadata import entry_points
@@ -31,8 +31,8 @@ def sdk_names() -> tuple[str, ...]:
 
 
 def _others_declared() -> bool:
-    """Whether an installed package names the group: seldom. importlib.metadata would load email, zipfile … to say so,
-    which takes longer than all else that `instrument()` does."""
+    """Whether an installed package names the group; most environments have none. Reads the files itself:
+    importlib.metadata loads email, zipfile and more, which takes longer than the rest of `instrument()`."""
     group = ENTRY_POINT_GROUP.encode()
     for folder in dict.fromkeys(sys.path):
         try:

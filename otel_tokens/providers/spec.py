@@ -1,7 +1,8 @@
-"""What differs between SDKs, as data: which functions to patch, which requests are billed, where usage stands.
+"""What differs between SDKs, as data: the functions to patch, the billed requests, the places of usage.
 
-A path is dotted ("choices.0.delta.content"). In a usage map a field is `alternatives` joined by " | " (the first
-that is stated wins), each a sum of paths joined by " + "; "@field" stands for what another field adds.
+A path is dotted ("choices.0.delta.content"). In a usage map a field is a list of alternatives joined by " | ": the
+first that is stated counts. An alternative is a sum of paths joined by " + ". "@field" stands for what another field
+adds.
 """
 
 from __future__ import annotations
@@ -30,17 +31,21 @@ class Target:
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared and hashed by identity: what is compiled from it is cached
 class Endpoint:
-    """One billable operation: how to know its request and where its response states what.
+    """One billed operation: its request, and the places of facts in its response.
 
-    `path` is the end of the URL path. `at` are the places of the usage block in a response or in any chunk.
-    `shape` says how its streams look: "choices" (chunks without a type, OpenAI) or "events" (chunks with one);
-    `deltas` are the places of output text in a chunk (for "events": by event type), `facts_on` the event types
-    that carry facts, `final_on` those after which usage is complete, `last` those that end a stream. A
-    request with `background` set may be answered with one of the `pending` finish reasons: its usage is found at
-    `poll` + its id later. `asks_usage`: streams state usage only when asked. `cache_write` is the field of `Usage`
-    that prompts are written to a cache as without being asked for; `history` are the places of the id of what the
-    provider remembers of a conversation.
-    `batch` is the key whose list asks for the answers to each of its entries.
+    `path` is the end of the URL path. `at` are the places of the usage block in a response or chunk. `shape` is
+    "choices" (chunks without a type, OpenAI) or "events" (chunks with a type). `deltas` are the places of output text
+    in a chunk (for "events": by event type). `facts_on` are the event types that carry facts, `final_on` those that
+    complete the usage, `last` those that end a stream.
+
+    A request with `background` set may get an answer with one of the `pending` finish reasons. Its usage is at `poll`
+    and its id later. `asks_usage`: streams report usage only if the request asks for it. `cache_write` is the field of
+    `Usage` for prompts that are written to a cache unasked. `history` are the places of the id of a conversation that
+    the provider stores. `batch` is the key whose list has one prompt for each answer.
+
+    `tools` are the places of items of the answer that may be calls of hosted tools, `tools_on` the event types that
+    carry one such item. `served` is the list in the usage block that names the model that served. `refused` are the
+    places of a refusal's category.
     """
 
     name: str
@@ -71,16 +76,21 @@ class Endpoint:
     background: str | None = None
     pending: frozenset[str] = frozenset()
     poll: str | None = None
+    tools: tuple[str, ...] = ()
+    tools_on: frozenset[str] = frozenset()
+    served: str = ""
+    refused: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One SDK: its package, what to patch, what is billed. `id` bills when the host names nobody else.
+    """One SDK: its package, its targets, its billed operations.
 
-    `tested` are the (lowest, highest) major.minor versions our tests run on; a newer one is patched with a note.
-    `native_switch` is the environment variable that turns the SDK's own spans off. `clients` names who bills the
-    calls of a client class (or of the SDK's own name for a cloud) when its host is not known: a proxy before it.
+    `id` is the provider that bills, unless the host names another one. `tested` are the lowest and highest major.minor
+    versions that the tests run on; a newer version is patched with a note. `native_switch` is the environment variable
+    that turns the SDK's own spans off. `clients` has the provider of a client class (or of the SDK's own name for a
+    cloud) for a host that is not known, such as a proxy.
     """
 
     id: str

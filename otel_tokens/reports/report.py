@@ -10,7 +10,7 @@ from functools import reduce
 from typing import Any
 
 from otel_tokens.errors import ConfigError
-from otel_tokens.ledger.dimensions import Where
+from otel_tokens.ledger.dimensions import TIMES, Where
 from otel_tokens.ledger.query import open_ledger
 from otel_tokens.ledger.rows import EXACT
 from otel_tokens.ledger.sums import ZERO, Sums
@@ -20,7 +20,7 @@ from otel_tokens.reports.table import render
 from otel_tokens.reports.times import When, moment
 
 _ROUNDED = Context(prec=28)  # our own: the application may have changed the current one
-_IN_TIME = {"hour", "day", "month"}  # dimensions that are read in their own order, not by cost
+_IN_TIME = set(TIMES)  # dimensions that are read in their own order, not by cost
 
 
 class Report(ReportData):
@@ -54,9 +54,9 @@ def report(
 ) -> Report:
     """The report of a ledger.
 
-    `by` is one dimension or several (model, provider, session, task, tenant, user, agent, feature, hour, day, month,
-    operation, outcome … or the name of a tag of your own); `where` keeps only calls with these values. `since` and
-    `until` (exclusive) take a datetime, "24h", "7d", "today", an ISO date, or unix seconds, by the start of a call.
+    `by` is one dimension or several (model, provider, session, task, tenant, user, agent, feature, hour, day, week,
+    month, operation, outcome … or the name of a tag of your own). `where` keeps only calls with these values. `since`
+    and `until` (exclusive) take a datetime, "24h", "7d", "today", an ISO date, or unix seconds, by the start of a call.
     Raises LedgerError when there is no ledger to read, ConfigError for an empty name or a time that is none.
     """
     dimensions = tuple(name.strip() for name in (by.split(",") if isinstance(by, str) else by))

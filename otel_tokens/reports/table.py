@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from otel_tokens.reports.data import ReportData, Row
 from otel_tokens.reports.text import price
+from otel_tokens.text import printable
 
 _DEFAULT_WIDTH = 120
 _NAME, _NAME_AT_LEAST = 30, 14  # columns that a name should have, and must have
@@ -136,7 +137,7 @@ def _width(report: ReportData, column: _Column, write: Callable[[int], str]) -> 
 
 
 def _name(value: str | None) -> str:
-    return _NONE if value is None else _printable(value)
+    return _NONE if value is None else printable(value) or '""'
 
 
 def _cell(row: Row, column: _Column, write: Callable[[int], str], whole: ReportData | None = None) -> str:
@@ -170,13 +171,7 @@ def _short(count: int) -> str:
 
 
 def _heading(name: str) -> str:
-    return _printable(name.removeprefix("tag:")).replace("_", " ").capitalize()
-
-
-def _printable(value: str) -> str:
-    """A tag may hold anything, also what would steer the terminal."""
-    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
-    return text or '""'
+    return printable(name.removeprefix("tag:")).replace("_", " ").capitalize()
 
 
 def _broken(name: str, width: int) -> str:
@@ -192,7 +187,7 @@ def _broken(name: str, width: int) -> str:
 
 
 def _title(report: ReportData) -> str:
-    words = f"Calls by {', '.join(_printable(name) for name in report.by)}"
+    words = f"Calls by {', '.join(printable(name) for name in report.by)}"
     if report.since is not None:
         words += f" since {_time(report.since)}"
     if report.until is not None:

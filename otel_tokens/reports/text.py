@@ -12,10 +12,12 @@ from typing import Any
 
 from otel_tokens.ledger.dimensions import DIMENSIONS
 from otel_tokens.reports.data import ReportData, Row
+from otel_tokens.text import printable
 
 SCHEMA = 1
 _SIGNS = {"USD": "$", "EUR": "€", "GBP": "£", "CNY": "CN¥", "JPY": "JP¥", "INR": "₹", "KRW": "₩"}
 _NAMES_SHOWN = 5
+_SIGNS_OF_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # also the wide ones of East Asia
 
 COUNTED = (
     "calls",
@@ -60,17 +62,17 @@ def notes(
     """What the numbers don't say by themselves, a sentence each."""
     said: list[str] = []
     if total.unpriced:
-        models = _some([model or "(no model)" for model in unpriced])
+        models = _some([printable(model) or "(no model)" for model in unpriced])
         said.append(
-            f"{counted(total.unpriced, 'call')} of {counted(len(unpriced), 'model')} {_are(total.unpriced)} unpriced, "
+            f"{counted(total.unpriced, 'call')} of {counted(len(unpriced), 'model')} {are(total.unpriced)} unpriced, "
             f"the cost is unknown: {models}"
         )
     if total.missing:
         said.append(
-            f"{counted(total.missing, 'call')} {_are(total.missing)} without usage: the provider did not report any"
+            f"{counted(total.missing, 'call')} {are(total.missing)} without usage: the provider did not report any"
         )
     if total.estimated:
-        said.append(f"{counted(total.estimated, 'call')} {_are(total.estimated)} (partly) estimated")
+        said.append(f"{counted(total.estimated, 'call')} {are(total.estimated)} (partly) estimated")
     if total.component_input or total.component_output:
         said.append(
             f"{total.component_input:,} input and {total.component_output:,} output tokens more were billed in parts "
@@ -81,7 +83,7 @@ def notes(
         said.append(f"costs in different currencies are not added up: {amounts}")
     for at, name in enumerate(by):
         if rows and name not in DIMENSIONS and all(row.key[at] is None for row in rows):
-            said.append(f'no call has a tag "{name}"')
+            said.append(f'no call has a tag "{printable(name)}"')
     return tuple(said)
 
 
@@ -115,7 +117,7 @@ def to_csv(report: ReportData) -> str:
     """The rows as CSV: the dimensions, COUNTED, cost (exact, empty when unknown), currency."""
     out = io.StringIO(newline="")
     writer = csv.writer(_Lines(out), lineterminator="\r\n")
-    writer.writerow([*report.by, *COUNTED, "cost", "currency"])
+    writer.writerow([*map(_harmless, report.by), *COUNTED, "cost", "currency"])
     for row in report.rows:
         cost = "" if row.cost is None else plain(row.cost)
         counts = [getattr(row, name) for name in COUNTED]
@@ -145,8 +147,12 @@ def _object(row: Row, by: Sequence[str]) -> dict[str, Any]:
 
 
 def _harmless(value: str) -> str:
-    """A spreadsheet would run a value that looks like a formula, and tags may come from anybody."""
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """A spreadsheet would run a value that looks like a formula, and tags may come from anybody.
+
+    It does not see spaces and control characters in front of the sign, so these don't count.
+    """
+    seen = next((character for character in value if character.isprintable() and not character.isspace()), "")
+    return f"'{value}" if (seen in _SIGNS_OF_FORMULA and seen) or value.startswith(("\t", "\r", "\n")) else value
 
 
 def _iso(moment: float | None) -> str | None:
@@ -158,7 +164,8 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def _are(count: int) -> str:
+def are(count: int) -> str:
+    """The verb for `counted`."""
     return "is" if count == 1 else "are"
 
 

@@ -163,8 +163,18 @@ class Settings:
     store: str | None = row(
         "store", None, "Where budgets are kept; default: a file beside the ledger if it is on, else memory."
     )
-    store_fail: Literal["open", "closed"] = row(
-        "choice", "open", "Without its store the guard lets calls through, or refuses them.", allowed=("open", "closed")
+    store_fail: Literal["local", "open", "closed"] = row(
+        "choice",
+        "local",
+        "Without its store a process goes on by what it last knew, lets all calls through, or refuses them.",
+        allowed=("local", "open", "closed"),
+    )
+    offline_share: float = row(
+        "float",
+        0.1,
+        "Part of its limit (0 to 1) that an account has without its store if the process has not seen it yet.",
+        minimum=0,
+        maximum=1,
     )
     store_timeout: float = row("float", 0.5, "Seconds a call waits for the store at most.", minimum=0)
     estimate: Literal["upper", "expected"] = row(

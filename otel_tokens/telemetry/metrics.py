@@ -50,7 +50,7 @@ BUDGETS_FRESH = 0.5
 _BUCKETS = {"s": names.SECONDS_BUCKETS, names.TOKENS_INPUT.unit: names.TOKEN_BUCKETS, "USD": names.COST_BUCKETS}
 
 
-Decided = tuple[str, str, str, str, int]
+Decided = tuple[str, str, str, str, str, int]
 """(budget, decision, provider, model, how often since the guard's start)."""
 
 

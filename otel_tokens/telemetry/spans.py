@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from opentelemetry import context as context_api
@@ -20,7 +21,7 @@ from otel_tokens.errors import BudgetExceededError
 from otel_tokens.safely import report_fault
 from otel_tokens.telemetry.forks import repair_tracer
 from otel_tokens.telemetry.writing import set_attributes
-from otel_tokens.values import COST_PARTS, Call, Record, Reservation, Usage
+from otel_tokens.values import COST_PARTS, TOKEN_FIELDS, Call, Record, Reservation, Usage
 
 Attributes = dict[str, Any]
 
@@ -65,7 +66,17 @@ def usage_attributes(record: Record, *, semconv: str = "latest") -> Attributes:
     return found
 
 
+def _whole(usage: Usage) -> Usage:
+    """The call's tokens and those of its components, as the metrics count them."""
+    parts = (usage, *(part.usage for part in usage.components))
+    return replace(usage, **{name: sum(getattr(part, name) for part in parts) for name in TOKEN_FIELDS})
+
+
 def _reported(usage: Usage, found: Attributes) -> None:
+    if usage.components:
+        found[names.USAGE_COMPONENTS_INPUT] = sum(part.usage.input for part in usage.components)
+        found[names.USAGE_COMPONENTS_OUTPUT] = sum(part.usage.output for part in usage.components)
+        usage = _whole(usage)
     said = usage.reported
     partial = usage.origin == "partial"
     if "input" in said or usage.input:
@@ -88,9 +99,6 @@ def _reported(usage: Usage, found: Attributes) -> None:
         found[names.USAGE_WEB_SEARCHES] = usage.web_searches
     if usage.web_fetches:
         found[names.USAGE_WEB_FETCHES] = usage.web_fetches
-    if usage.components:
-        found[names.USAGE_COMPONENTS_INPUT] = sum(part.usage.input for part in usage.components)
-        found[names.USAGE_COMPONENTS_OUTPUT] = sum(part.usage.output for part in usage.components)
 
 
 def cost_attributes(record: Record, aliases: tuple[str, ...] = ()) -> Attributes:

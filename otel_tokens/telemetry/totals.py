@@ -17,7 +17,7 @@ from otel_tokens.telemetry.labels import Cap, Labels, folded
 from otel_tokens.values import Call, Component, Record
 
 Points = list[tuple[Mapping[str, Any], int]]
-Decided = tuple[str, str, str, str]
+Decided = tuple[str, str, str, str, str]
 """Budget, decision, provider, model."""
 Cell = TypeVar("Cell", Count, TokenCell, CostCell)
 
@@ -163,7 +163,9 @@ class Totals:
             cell = row.cost = self._cell("cost", CostCell, self._cap.labels(pairs))
         cell.add(record.cost, total)
 
-    def decided(self, budget: str, decision: str, provider: str, model: str, count: int = 1) -> None:
+    def decided(
+        self, budget: str, decision: str, provider: str, model: str, reason: str = "", *, count: int = 1
+    ) -> None:
         """Count `count` decisions of the guard."""
         with self._lock:
             pairs = [
@@ -171,17 +173,19 @@ class Totals:
                 (names.BUDGET_DECISION, decision),
                 (names.PROVIDER, provider),
                 (names.REQUEST_MODEL, model),
+                (names.REASON, reason or None),
             ]
             self._cell("decisions", Count, self._cap.labels(pairs)).value += count
 
-    def take_decisions(self, rows: Iterable[tuple[str, str, str, str, int]], *, anew: bool = False) -> None:
-        """Count what is new in the totals that a guard keeps: (budget, decision, provider, model, count).
+    def take_decisions(self, rows: Iterable[tuple[str, str, str, str, str, int]], *, anew: bool = False) -> None:
+        """Count what is new in the totals that a guard keeps: (budget, decision, provider, model, reason,
+        count).
 
         `anew`: it is another guard, which began at 0. One that has fallen back has begun at 0 by itself.
         """
         sums: dict[Decided, int] = {}
-        for budget, decision, provider, model, count in rows:
-            key = (budget, decision, provider, model)
+        for budget, decision, provider, model, reason, count in rows:
+            key = (budget, decision, provider, model, reason)
             sums[key] = sums.get(key, 0) + count
         with self._lock:
             told = {} if anew else self._told
@@ -189,7 +193,7 @@ class Totals:
                 before = told.get(key, 0)
                 new = count - before if count >= before else count
                 if new:
-                    self.decided(*key, new)
+                    self.decided(*key, count=new)
             self._told = sums
 
     def fault(self, where: str) -> None:

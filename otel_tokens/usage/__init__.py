@@ -1,1 +1,1 @@
-"""Numbers to `Usage`: read what a provider said, normalise it, estimate what it did not say."""
+"""From responses to `Usage`: read the counts, normalise them, estimate what was not reported."""

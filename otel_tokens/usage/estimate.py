@@ -1,4 +1,4 @@
-"""Tokens before, or without, a provider's report: from the bytes of texts, calibrated by what providers reported.
+"""Tokens where there is no report, or not yet: from the bytes of texts, calibrated by earlier reports.
 
 Every number made here is an estimate and is marked as one where it is used (`Usage.origin`).
 """
@@ -16,20 +16,20 @@ DEFAULT_BYTES_PER_TOKEN = 3.6
 """English prose is near 4.5 bytes a token, code and JSON near 3, most other scripts between 2.5 and 5."""
 
 MIN_RATIO, MAX_RATIO = 0.5, 12.0
-"""Outside these a report says more about images or hidden prompts than about text."""
+"""Bytes for each token. A report outside these bounds is about images or hidden prompts more than about text."""
 
 WORDS = 0.5
 """Tokens per lower-case letter and space of a text, at most, before a report. Counted with o200k and cl100k: words of
 any language have fewer, single letters between spaces exactly so many; only random letters have more (up to 0.65)."""
 MARGIN = 1.25
-"""How much above the most tokens seen for a text the bound of the next one lies."""
+"""The bound of the next text is this many times the most tokens seen."""
 OVERHEAD = 64
 """Tokens that providers put around any request."""
 
 MAX_MODELS = 2000
 EAGER, SAMPLE = 4, 16
 SMALL = 50
-"""Below so many tokens the fixed overhead of a message drowns the ratio."""
+"""Reports with fewer tokens are not used: the fixed overhead of a message would change the ratio."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -38,31 +38,30 @@ class _Ratio:
     tokens: float = 0.0
 
     def learn(self, text_bytes: int, tokens: int) -> None:
-        # Old observations fade, so that a changed tokenizer or kind of text is followed within some 50 calls.
+        # Old observations fade: after some 50 calls the ratio follows a new tokenizer or another kind of text.
         self.text_bytes = self.text_bytes * 0.98 + text_bytes
         self.tokens = self.tokens * 0.98 + tokens
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class _Most:
-    """The worst seen of a model's requests. `share`: tokens per letter in words (None before a report). `hidden`:
-    tokens beyond all that the request shows; for requests with tools of the provider's, search results are among
-    them."""
+    """The most tokens that requests of a model had. `share`: tokens for each letter in words (None before a report).
+    `hidden`: tokens beyond what the request shows, such as search results of the provider's tools."""
 
     share: float | None = None
     hidden: int = 0
 
     def bound(self, size: Size) -> int:
-        """The most tokens of all that the request shows."""
+        """The most tokens that what the request shows can have."""
         dense, light = size.weigh()
         share = WORDS if self.share is None else self.share
         return dense + math.ceil(light * share) + size.structure + size.extra + OVERHEAD
 
     def learn(self, size: Size, tokens: int) -> None:
-        # Fades like the ratio, but only downwards: a worse request counts at once.
+        # Fades like the ratio, but only downwards: a request with more tokens counts at once.
         text = sum(size.weigh())
         shown = text + size.structure + size.extra + OVERHEAD
-        # Images and the like say nothing about text, nor does what the request cannot have been alone.
+        # A request with images says nothing about text. Nor does a report with more tokens than the request can have.
         if SMALL <= tokens <= shown and text > 0 and not size.extra:
             seen = min(1.0, MARGIN * tokens / text)
             self.share = seen if self.share is None else max(seen, self.share * 0.98)
@@ -83,20 +82,20 @@ class Estimator:
         self._calls: dict[str, int] = {}
 
     def after_fork(self) -> None:
-        """In a child: a thread that held the lock is not here to let go."""
+        """In a child process: make new locks. The thread that held one does not exist here."""
         self._lock = threading.Lock()
         self.tokenizer.after_fork()
 
     def wants(self, model: str) -> bool:
         """Whether to measure this call's texts: the first `EAGER` calls of a model, then one in `SAMPLE`."""
-        # A count lost between threads does no harm.
+        # If two threads lose a count, nothing breaks.
         count = self._calls.get(model, 0)
         if count or len(self._calls) < MAX_MODELS:
             self._calls[model] = count + 1
         return count < EAGER or count % SAMPLE == 0
 
     def learn(self, model: str, direction: str, text_bytes: int, tokens: int) -> None:
-        """Take a provider's report of `tokens` for so many bytes of text."""
+        """Learn from a report of `tokens` for `text_bytes` bytes of text."""
         if tokens < SMALL or text_bytes <= 0 or not MIN_RATIO <= text_bytes / tokens <= MAX_RATIO:
             return
         with self._lock:
@@ -109,10 +108,10 @@ class Estimator:
 
     # ---- a request before it is sent --------------------------------------------------------------------------------
     def request(self, size: Size) -> tuple[int, int]:
-        """(likely, at most) so many input tokens of a request.
+        """(likely, most) input tokens of a request.
 
-        Most are its bytes, but those of words count by `WORDS`, and from the model's first report on by what its
-        calls have shown, up to a token each; exact for text where tiktoken knows.
+        The most is a token for each byte. Letters in words count by `WORDS`, and after the model's first report by what
+        its calls had. Text is exact if tiktoken is installed and knows the model.
         """
         most = self._most.get((size.model, size.hosted), _NOTHING_SEEN)
         exact = self.tokenizer.count(size.model, size.texts, size.names) if size.text_bytes <= MAX_BYTES else None
@@ -123,7 +122,7 @@ class Estimator:
         return min(self.tokens(size.model, "input", size.text_bytes), upper), upper
 
     def learn_request(self, size: Size, tokens: int) -> None:
-        """Take a provider's report of a request's input tokens."""
+        """Learn from a report of a request's input tokens."""
         key = (size.model, size.hosted)
         with self._lock:
             most = self._most.get(key)
@@ -135,12 +134,12 @@ class Estimator:
 
     # ---- texts ------------------------------------------------------------------------------------------------------
     def text_bytes(self, model: str, direction: str, tokens: int) -> int:
-        """About how many bytes make so many tokens."""
+        """About how many bytes of text have `tokens` tokens."""
         ratio = self._ratios.get((model, direction))
         return round(tokens * (ratio.text_bytes / ratio.tokens if ratio else DEFAULT_BYTES_PER_TOKEN))
 
     def tokens(self, model: str, direction: str, text_bytes: int) -> int:
-        """The estimated tokens of so many bytes of text; at least 1 when there is any text."""
+        """The estimated tokens of `text_bytes` bytes of text; at least 1 if there is any text."""
         if text_bytes <= 0:
             return 0
         ratio = self._ratios.get((model, direction))

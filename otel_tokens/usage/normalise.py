@@ -1,12 +1,11 @@
 """Raw counts to `Usage`: one convention for all providers, and its invariants.
 
-`input` and `output` are inclusive totals. A detail that exceeds its total is cut to it and flagged: the
-provider's total is what is billed. Source of each provider's rule: the provider file.
+`input` and `output` are inclusive totals. A part that is larger than its total is cut to the total and flagged, because
+the provider bills its total. The source of each provider's rule is in the provider's file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
@@ -14,130 +13,60 @@ from typing import Any
 from otel_tokens.providers.registry import endpoint_named, providers
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.shapes import is_list
-from otel_tokens.usage.read import Counts, flatten, get
+from otel_tokens.usage.counts import Counts, flatten
+from otel_tokens.usage.maps import ABSURD, NOT_REPORTED, Plan, UsageMap
+from otel_tokens.usage.paths import get
+from otel_tokens.usage.tools import IMAGES, UNNAMED_MODEL, stated_tools
 from otel_tokens.values import EXACT, TOKEN_FIELDS, Component, Usage, make
 
-ABSURD = 10**12
-"""No call has a trillion tokens: such a number is a fault of the provider, kept out of every sum."""
+SMALLEST = -30
+"""The exponent of the smallest believable amount in USD."""
 
 TICK = Decimal("1e-10")
 """xAI's `cost_in_usd_ticks` counts 1e-10 USD."""
 
-MAX_PLANS = 1000
-_NOT_REPORTED = frozenset({"total", "reasoning_beside"})
-_NO_TOKENS = frozenset({"total", "cost", "cost_ticks", "components"})
-
-Expression = tuple[tuple[str, ...], ...]
-
-
-class _Map:
-    """A compiled usage map: per field its alternatives, each a tuple of keys that are added."""
-
-    __slots__ = ("components", "cost", "cost_ticks", "fields", "plans", "total")
-
-    def __init__(self, usage: Mapping[str, str]) -> None:
-        compiled = {name: _compile(text) for name, text in usage.items()}
-        self.fields = tuple((n, e) for n, e in compiled.items() if n not in _NO_TOKENS)
-        self.total = compiled.get("total", ())
-        self.cost = compiled.get("cost", ())
-        self.cost_ticks = compiled.get("cost_ticks", ())
-        self.components = compiled.get("components", ())
-        self.plans: dict[tuple[str, ...], _Plan] = {}
-
-    def plan(self, counts: Counts) -> _Plan:
-        """Which keys make which field when just these keys are stated: the same for nearly all calls of a model."""
-        shape = tuple(counts)
-        plan = self.plans.get(shape)
-        if plan is None:
-            plan = _Plan(self, counts)
-            if len(self.plans) < MAX_PLANS:
-                self.plans[shape] = plan
-        return plan
-
-
-class _Plan:
-    """A usage map resolved for one set of stated keys. What the keys cannot hold needs no look at the numbers."""
-
-    __slots__ = ("has_components", "has_cost", "reported", "steps")
-
-    def __init__(self, rules: _Map, counts: Counts) -> None:
-        expressions = {**dict(rules.fields), "total": rules.total}
-        found = {name: _stated(name, expressions, counts) for name in expressions}
-        self.steps = tuple((name, keys) for name, keys in found.items() if keys)
-        self.reported = frozenset(name for name, _ in self.steps if name not in _NOT_REPORTED)
-        self.has_cost = any(key in counts for (key,) in (*rules.cost, *rules.cost_ticks))
-        self.has_components = any(key.startswith(part) for (part,) in rules.components for key in counts)
-
-    def values(self, counts: Counts) -> dict[str, int] | None:
-        """The fields' values, or None when a count is not a plain, believable integer."""
-        values: dict[str, int] = {}
-        for name, keys in self.steps:
-            if len(keys) == 1:
-                value = counts[keys[0]]
-                if type(value) is not int or not 0 <= value < ABSURD:
-                    return None
-            else:
-                value = 0
-                for key in keys:
-                    part = counts[key]
-                    if type(part) is not int or not 0 <= part < ABSURD:
-                        return None
-                    value += part
-            values[name] = value
-        return values
-
-
-def _stated(name: str, expressions: Mapping[str, Expression], counts: Counts) -> tuple[str, ...]:
-    """The keys to add for a field: those stated of its first alternative of which any is; "@field" stands for
-    another field's keys."""
-    for keys in expressions[name]:
-        found: list[str] = []
-        for key in keys:
-            if key.startswith("@"):
-                found += _stated(key[1:], expressions, counts)
-            elif key in counts:
-                found.append(key)
-        if found:
-            return tuple(found)
-    return ()
-
-
-def _compile(text: str) -> Expression:
-    return tuple(tuple(key.strip() for key in part.split(" + ")) for part in text.split(" | "))
+GOOGLE = frozenset({"gcp.gemini", "gcp.vertex_ai", "gcp.gen_ai"})
+"""Providers whose OpenAI-compatible hosts leave thinking out of `completion_tokens`: only the total has it."""
 
 
 @lru_cache(maxsize=256)
-def _map_of(endpoint: Endpoint) -> _Map:
-    return _Map(endpoint.usage)
+def _map_of(endpoint: Endpoint) -> UsageMap:
+    return UsageMap(endpoint.usage)
 
 
-def normalise_block(raw: Any, endpoint: Endpoint) -> Usage:
+def normalise_block(raw: Any, endpoint: Endpoint, provider: str = "") -> Usage:
     """The `Usage` of one raw usage block (dict or SDK object) of this endpoint."""
     counts: Counts = {}
     if not flatten(raw, counts):
         return Usage(flags=() if raw is None else ("unreadable",))
-    return normalise(counts, endpoint)
+    return normalise(counts, endpoint, provider)
 
 
-def normalise(counts: Counts, endpoint: Endpoint) -> Usage:
-    """The `Usage` of collected counts. `origin` is "provider", or "missing" when nothing usable was stated."""
+def normalise(counts: Counts, endpoint: Endpoint, provider: str = "") -> Usage:
+    """The `Usage` of collected counts. `origin` is "provider", or "missing" when nothing usable was stated.
+
+    A negative, absurd or unreadable number is left out and flagged: it states nothing.
+    """
     rules = _map_of(endpoint)
     flags: list[str] = []
     plan = rules.plan(counts)
     values, reported = plan.values(counts), plan.reported
     if values is None:
         values = _careful(plan, counts, flags)
-        reported = frozenset(values) - _NOT_REPORTED
+        reported = frozenset(values) - NOT_REPORTED
     total = values.pop("total", None)
     beside = values.pop("reasoning_beside", 0)
     cost = _cost(rules, counts) if plan.has_cost else None
     if "input" not in values and "output" not in values:
-        return Usage(flags=(*flags, "unreadable") if counts else (), reported_cost=cost, total=total)
+        unread = ("unreadable",) if any(counts.values()) else ()  # zeros of tools that did not run say nothing
+        return Usage(flags=(*flags, *unread), reported_cost=cost, total=total)
     if beside and "reasoning" not in values:
-        # More reasoning than answer cannot be a part of it: Perplexity bills it beside the answer.
+        # More reasoning than output is no part of the output: Perplexity bills it beside the answer.
         values["reasoning"] = beside
         if beside > values.get("output", 0):
             values["output"] = values.get("output", 0) + beside
+    if provider in GOOGLE and total is not None:
+        _add_thinking(values, total)
     _reconcile(values, total, flags)
     if endpoint.operation != "embeddings":
         flags += [f"missing:{name}" for name in ("input", "output") if name not in values]
@@ -149,7 +78,18 @@ def normalise(counts: Counts, endpoint: Endpoint) -> Usage:
     return make(Usage, made)
 
 
-def _careful(plan: _Plan, counts: Counts, flags: list[str]) -> dict[str, int]:
+def impossible_sides(usage: Usage) -> frozenset[str]:
+    """The sides ("input", "output") of which the provider stated a number that cannot be."""
+    if not usage.flags:
+        return _NEITHER
+    return frozenset(side for side in ("input", "output") for fault in IMPOSSIBLE if f"{fault}:{side}" in usage.flags)
+
+
+IMPOSSIBLE = ("negative", "absurd", "not_a_number")
+_NEITHER: frozenset[str] = frozenset()
+
+
+def _careful(plan: Plan, counts: Counts, flags: list[str]) -> dict[str, int]:
     """The fields' values where some count is text, a float, negative or absurd."""
     values: dict[str, int] = {}
     for name, keys in plan.steps:
@@ -161,7 +101,7 @@ def _careful(plan: _Plan, counts: Counts, flags: list[str]) -> dict[str, int]:
 
 
 def _number(value: Any, name: str, flags: list[str]) -> int | None:
-    """A count as an int: text and whole floats are read; what cannot be a count is flagged and left out."""
+    """A count as an int. Text and whole floats are read. What cannot be a count is flagged and gives None."""
     try:
         number = Decimal(str(value))
     except (InvalidOperation, ValueError):
@@ -172,7 +112,7 @@ def _number(value: Any, name: str, flags: list[str]) -> int | None:
         return None
     if number < 0:
         flags.append(f"negative:{name}")
-        return 0
+        return None
     if number >= ABSURD:
         flags.append(f"absurd:{name}")
         return None
@@ -183,11 +123,19 @@ def _number(value: Any, name: str, flags: list[str]) -> int | None:
     return whole
 
 
+def _add_thinking(values: dict[str, int], total: int) -> None:
+    """Count what the total has beyond input and output as thinking, which is billed as output."""
+    rest = total - values.get("input", 0) - values.get("output", 0)
+    if rest > 0:
+        values["output"] = values.get("output", 0) + rest
+        values["reasoning"] = max(values.get("reasoning", 0), rest)
+
+
 def _reconcile(values: dict[str, int], total: int | None, flags: list[str]) -> None:
-    """Make the invariants hold; the totals win over their parts."""
+    """Correct numbers that contradict each other: a total counts more than its parts."""
     given, made = values.get("input", 0), values.get("output", 0)
     reasoning = values.get("reasoning", 0)
-    # xAI (and some proxies) count reasoning beside completion tokens; their total gives it away.
+    # xAI and some proxies count reasoning beside the completion tokens: then the total is larger by the reasoning.
     if reasoning and total == given + made + reasoning:
         made = values["output"] = made + reasoning
     for name, value in values.items():
@@ -209,14 +157,14 @@ _TTL = ("cache_write_5m", "cache_write_30m", "cache_write_1h", "cache_write_12h"
 
 
 def _ttl(values: dict[str, int], given: int, flags: list[str]) -> None:
-    """The TTL split is part of the cache writes; a split without its total states the total."""
+    """Keep the split by lifetime within the cache writes. A split without a total gives the total."""
     split = 0
     for name in _TTL:
         if name in values:
             split += values[name]
     if not split:
         return
-    if not values.get("cache_write"):
+    if "cache_write" not in values:
         values["cache_write"] = min(split, max(given - values.get("cache_read", 0), 0))
     room = values["cache_write"]
     for name in _TTL:
@@ -226,23 +174,36 @@ def _ttl(values: dict[str, int], given: int, flags: list[str]) -> None:
         room -= values.get(name, 0)
 
 
-def _cost(rules: _Map, counts: Counts) -> Decimal | None:
-    """The provider's own price in USD, from whichever field states it."""
-    for expression, unit in ((rules.cost, Decimal(1)), (rules.cost_ticks, TICK)):
-        for (key,) in expression:
-            value = counts.get(key)
-            if value is None:
-                continue
-            try:
-                amount = EXACT.multiply(Decimal(str(value)), unit)
-            except (InvalidOperation, ValueError):
-                continue
-            if amount.is_finite() and 0 <= amount < ABSURD:
-                return amount
+def _cost(rules: UsageMap, counts: Counts) -> Decimal | None:
+    """The provider's own price in USD, from whichever field states it.
+
+    With the caller's own key the provider behind bills the caller too: its price is added. A provider's price of 0
+    beside that of the provider behind it means the same.
+    """
+    stated = _amount(counts, rules.costs["cost"])
+    if stated is None:
+        ticks = _amount(counts, rules.costs["cost_ticks"])
+        stated = None if ticks is None else EXACT.multiply(ticks, TICK)
+    if stated and not any(counts.get(key) for key in rules.costs["own_key"]):
+        return stated
+    upstream = _amount(counts, rules.costs["upstream_cost"])
+    return stated if upstream is None else EXACT.add(stated or Decimal(0), upstream)
+
+
+def _amount(counts: Counts, keys: tuple[str, ...]) -> Decimal | None:
+    """The first of these counts that is an amount."""
+    for key in keys:
+        try:
+            amount = Decimal(str(counts[key]))
+        except (KeyError, InvalidOperation, ValueError):
+            continue
+        # The exponent first: all that is done with an amount later takes as long as its digits.
+        if amount.is_finite() and 0 <= amount < ABSURD and (not amount or amount.adjusted() >= SMALLEST):
+            return amount if amount else Decimal(0)
     return None
 
 
-def _components(rules: _Map, counts: Counts, endpoint: Endpoint) -> tuple[Component, ...]:
+def _components(rules: UsageMap, counts: Counts, endpoint: Endpoint) -> tuple[Component, ...]:
     """Extra billed parts of a call that its top-level numbers leave out.
 
     Anthropic lists every pass of a call under `iterations`. The top level is the sum of the serving model's own
@@ -258,16 +219,15 @@ def _components(rules: _Map, counts: Counts, endpoint: Endpoint) -> tuple[Compon
             billed = [entry for entry in billed if entry[0] in BILLED_BESIDE]
         else:
             block = {k[len(key) + 1 :]: v for k, v in counts.items() if k.startswith(f"{key}.")}
-            billed = [(key.rpartition(".")[2], UNNAMED_MODEL, block)] if block else []
+            billed = [(IMAGES, UNNAMED_MODEL, block)] if block and key.endswith(IMAGES) else []
         for kind, model, item in billed:
             usage = normalise_block(item, endpoint)
-            if usage.origin == "provider":
+            if usage.input or usage.output:  # a tool that did not run states zeros
                 found.append(Component(kind, model if isinstance(model, str) else None, usage))
+    if rules.tools:
+        found += stated_tools(counts, rules.tools)
     return tuple(found)
 
-
-UNNAMED_MODEL = "image_generation_tool"
-"""Stands for the model of a tool that the provider bills without naming it: unpriced unless the user prices it."""
 
 BILLED_BESIDE = frozenset({"compaction", "advisor_message"})
 

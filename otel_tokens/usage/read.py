@@ -5,164 +5,33 @@ SDKs don't validate responses: any field may be missing, None, or of another typ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from decimal import Decimal
+from collections.abc import Callable
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.safely import report_fault, safely
-from otel_tokens.shapes import is_list, is_mapping
-
-Counts = dict[str, Any]
-"""Raw numbers by dotted path inside the usage block; lists are kept whole."""
-
-MAX_DEPTH = 5
-
-
-def get(value: Any, name: str) -> Any:
-    """The field `name` of a dict, of a pydantic object (declared or extra), of a list ("0"), or None."""
-    if type(value) is dict:
-        return value.get(name)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    # Not getattr: a missing field would run pydantic's __getattr__, and properties of foreign objects.
-    own: dict[str, Any] | None = getattr(value, "__dict__", None)
-    if type(own) is dict:
-        found = own.get(name)
-        if found is None:
-            extra: dict[str, Any] | None = getattr(value, "__pydantic_extra__", None)
-            if extra:
-                return extra.get(name)
-        return found
-    if is_list(value):
-        index = int(name) if name.isdigit() else -1
-        return value[index] if 0 <= index < len(value) else None
-    return value.get(name) if is_mapping(value) else None
-
-
-@lru_cache(maxsize=1024)
-def _split(path: str) -> tuple[str, ...]:
-    return tuple(path.split("."))
-
-
-def dig(value: Any, path: str) -> Any:
-    """What stands at the dotted `path`, or None."""
-    if "." not in path:  # most are: half the price of the loop
-        return get(value, path)
-    for name in _split(path):
-        if value is None:
-            return None
-        value = get(value, name)
-    return value
-
-
-@lru_cache(maxsize=1024)
-def _around_star(path: str) -> tuple[str, bool, str]:
-    """What stands before and after the first "*" of a path, and whether there is one."""
-    names = path.split(".")
-    if "*" not in names:
-        return path, False, ""
-    at = names.index("*")
-    return ".".join(names[:at]), True, ".".join(names[at + 1 :])
-
-
-def dig_all(value: Any, path: str) -> list[Any]:
-    """What stands at `path`, where a "*" stands for every item of a list; None is left out."""
-    before, star, after = _around_star(path)
-    found = dig(value, before) if before else value
-    if not star:
-        return [] if found is None else [found]
-    if not is_list(found):
-        return []
-    if "*" in after:
-        return [hit for item in found for hit in dig_all(item, after)]
-    return [hit for item in found if (hit := dig(item, after) if after else item) is not None]
-
-
-def first(value: Any, paths: tuple[str, ...]) -> Any:
-    """The first of `paths` at which something stands."""
-    for path in paths:
-        found = dig(value, path)
-        if found is not None:
-            return found
-    return None
-
-
-def fields_of(block: Any) -> Mapping[str, Any] | None:
-    """The fields of a dict or an SDK's object by name, or None for anything else."""
-    if type(block) is dict:
-        return block  # pyright: ignore[reportUnknownVariableType]
-    own: dict[str, Any] | None = getattr(block, "__dict__", None)
-    if type(own) is dict:
-        extra: dict[str, Any] | None = getattr(block, "__pydantic_extra__", None)
-        return {**own, **extra} if extra else own
-    return block if is_mapping(block) else None
-
-
-def flatten(block: Any, into: Counts, prefix: str = "", depth: int = 0) -> bool:
-    """Add a usage block's fields to `into` by dotted path; say whether it was a block at all.
-
-    A later report replaces an earlier one, as providers repeat cumulative numbers; but a 0 never replaces a
-    positive number, as some send placeholders.
-    """
-    found = fields_of(block)
-    if found is None or depth > MAX_DEPTH:
-        return False
-    for name, value in found.items():
-        if value is None:
-            continue
-        key = prefix + name if prefix else name
-        # Nearly all are plain integers, and asking for the other kinds costs four times as much.
-        if type(value) is int or (isinstance(value, (int, float, str, Decimal)) and not isinstance(value, bool)):
-            if value or not into.get(key):
-                into[key] = value
-        elif isinstance(value, bool):
-            continue
-        elif is_list(value):
-            if value:
-                into[key] = value
-        else:
-            flatten(value, into, f"{key}.", depth + 1)
-    return True
-
-
-def utf8_length(text: str) -> int:
-    """The bytes of a text: they tell more of its tokens than its characters, of which a Chinese one is a token."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def length(value: Any, depth: int = 0) -> int:
-    """The bytes of text in a value (strings in dicts, lists and SDK objects); reads no more.
-
-    Base64 data is not text: the fields known to hold it are left out.
-    """
-    if isinstance(value, str):
-        return utf8_length(value)
-    if value is None or isinstance(value, (int, float)) or depth > 12:
-        return 0
-    if is_list(value):
-        return sum(length(item, depth + 1) for item in value)
-    found = fields_of(value)
-    if found is None:
-        return 0
-    return sum(length(item, depth + 1) for name, item in found.items() if name not in NOT_TEXT)
-
-
-NOT_TEXT = frozenset({"data", "image_url", "file_data", "b64_json", "type", "id", "role", "object", "index", "url"})
+from otel_tokens.shapes import is_list
+from otel_tokens.usage.counts import Counts, flatten, impossible, merge
+from otel_tokens.usage.paths import dig, dig_all, first, get, length
+from otel_tokens.usage.tools import count_tools
 
 
 @lru_cache(maxsize=256)
 def places(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
-    """Where this endpoint's usage blocks may stand, each with the prefix its fields get."""
+    """The places of this endpoint's usage blocks, each with the prefix for the names of its fields."""
     return tuple((path, prefix) for path, _, prefix in (place.partition("=") for place in endpoint.at))
 
 
 class Facts:
-    """What has been read of one call so far. Mutable: it lives inside one call and is never shared.
+    """What has been read of one call so far. Mutable. It belongs to one call and is never shared.
 
     `measured`: whether the length of a whole answer's text (`text_bytes`, UTF-8) is wanted (to calibrate the estimate).
     `complete`: usage is final. `running`: the number of the last chunk that stated the usage of an answer that goes on,
-    0 for none. `named`: no further chunk is searched for model, id and tier.
+    0 for none. `named`: no further chunk is searched for model, id and tier. `hosted`: whether the answer may show
+    calls of hosted tools; `tools` counts them by kind. `refusal` is the category of a refusal: "" if it has none, None
+    if the model did not refuse.
     """
 
     __slots__ = (
@@ -172,15 +41,18 @@ class Facts:
         "endpoint",
         "finish",
         "geo",
+        "hosted",
         "id",
         "measured",
         "model",
         "named",
+        "refusal",
         "running",
         "speed",
         "strange",
         "text_bytes",
         "tier",
+        "tools",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -193,6 +65,9 @@ class Facts:
         self.running = 0
         self.measured = True
         self.strange = False
+        self.hosted = True
+        self.tools: dict[str, int] = {}
+        self.refusal: str | None = None
         self.model: str | None = None
         self.id: str | None = None
         self.tier: str | None = None
@@ -201,16 +76,16 @@ class Facts:
         self.finish: tuple[str, ...] = ()
 
     def read(self, payload: Any) -> bool:
-        """Take everything that a whole response, or a chunk that may carry facts, states; say if usage was in it."""
+        """Read all facts of a whole response, or of a chunk that may carry facts. Return whether it had usage."""
         endpoint = self.endpoint
         found = False
         for path, prefix in places(endpoint):
             if found and not prefix:
-                continue  # the usage block has been found: the other places are other hosts'
+                continue  # the usage block has been found: the other places belong to other hosts
             block = dig(payload, path)
             if block is None:
                 continue
-            if flatten(block, self.counts, prefix):
+            if self._take(block, prefix):
                 found = True
             else:
                 self.strange = True
@@ -225,13 +100,29 @@ class Facts:
             reasons = tuple(str(reason) for reason in dig_all(payload, path))
             if reasons:
                 self.finish = reasons
+        if self.hosted and endpoint.tools:
+            count_tools(endpoint, payload, self.tools)
+        if endpoint.served and found:
+            self.model = _served(self.counts.get(endpoint.served)) or self.model
+        if endpoint.refused and self.finish == ("refusal",):
+            self.refusal = _text(first(payload, endpoint.refused)) or ""
         return found
 
+    def _take(self, block: Any, prefix: str) -> bool:
+        """Add a usage block to the counts; return whether it was one."""
+        if not self.counts:
+            return flatten(block, self.counts, prefix)
+        fresh: Counts = {}
+        if not flatten(block, fresh, prefix):
+            return False
+        merge(fresh, self.counts)
+        return True
+
     def read_whole(self, payload: Any) -> None:
-        """Take a whole response: its facts, and the length of its text."""
+        """Take a whole response: its facts, and the length of its text where it is needed."""
         self.read(payload)
         self.complete = True
-        if self.measured:
+        if self.measured or self.refusal is not None or impossible(self.counts):
             self.text_bytes += output_length(self.endpoint, payload)
 
 
@@ -248,18 +139,27 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-Glance = Callable[[Facts, Any], None]
-"""Looks at one stream chunk. A chunk that carries only text costs a fraction of a microsecond."""
+def _served(passes: Any) -> str | None:
+    """The model of the fallback pass that served, or None (Anthropic's `iterations`; a stream begins with the model
+    that was asked)."""
+    served = (
+        [get(item, "model") for item in passes if get(item, "type") == "fallback_message"] if is_list(passes) else ()
+    )
+    return _text(served[-1]) if served else None
+
+
+ReadChunk = Callable[[Facts, Any], None]
+"""Reads one stream chunk. A chunk of text alone takes a fraction of a microsecond."""
 
 
 @lru_cache(maxsize=256)
-def glance(endpoint: Endpoint) -> Glance:
-    """The look at each chunk of this endpoint's streams, built once."""
+def chunk_reader(endpoint: Endpoint) -> ReadChunk:
+    """The function that reads each chunk of this endpoint's streams, built once."""
     return _events(endpoint) if endpoint.shape == "events" else _choices(endpoint)
 
 
-def _choices(endpoint: Endpoint) -> Glance:
-    """Chunks without a type: a chunk of text has choices, no finish reason and no usage."""
+def _choices(endpoint: Endpoint) -> ReadChunk:
+    """A reader of chunks without a type: a chunk of text has choices, no finish reason and no usage."""
     text = attrgetter(endpoint.deltas.get("", "delta.content"))
 
     def look(facts: Facts, chunk: Any) -> None:
@@ -267,7 +167,7 @@ def _choices(endpoint: Endpoint) -> Glance:
         try:
             choice = chunk.choices[0]
             if choice.finish_reason is None and chunk.usage is None and facts.named:
-                found = text(choice)  # `utf8_length`, inline: this is done for every chunk
+                found = text(choice)  # `utf8_length`, inline: this runs for every chunk
                 facts.text_bytes += len(found) if found.isascii() else len(found.encode("utf-8", "surrogatepass"))
                 return
         except (AttributeError, IndexError, TypeError):
@@ -297,10 +197,11 @@ def _goes_on(chunk: Any) -> bool:
     return is_list(choices) and bool(choices) and all(get(choice, "finish_reason") is None for choice in choices)
 
 
-def _events(endpoint: Endpoint) -> Glance:
-    """Chunks with a type: only those of certain types carry facts."""
+def _events(endpoint: Endpoint) -> ReadChunk:
+    """A reader of chunks with a type: only some types carry facts."""
     texts = {kind: attrgetter(path) for kind, path in endpoint.deltas.items()}
-    facts_on, final_on = endpoint.facts_on, endpoint.final_on
+    facts_on, final_on, tools_on = endpoint.facts_on, endpoint.final_on, endpoint.tools_on
+    read_on = facts_on | tools_on
 
     def look(facts: Facts, chunk: Any) -> None:
         facts.chunks += 1
@@ -311,7 +212,7 @@ def _events(endpoint: Endpoint) -> Glance:
                 found = text(chunk)
                 facts.text_bytes += len(found) if found.isascii() else len(found.encode("utf-8", "surrogatepass"))
                 return
-            if kind not in facts_on:
+            if kind not in read_on:
                 return
         except (AttributeError, TypeError):
             pass  # an odd chunk
@@ -325,5 +226,7 @@ def _events(endpoint: Endpoint) -> Glance:
             facts.text_bytes += output_length(endpoint, chunk)
         elif kind in facts_on and facts.read(chunk) and kind in final_on:
             facts.complete = True
+        elif kind in tools_on and facts.hosted:
+            count_tools(endpoint, chunk, facts.tools)
 
     return look

@@ -1,7 +1,7 @@
 """How large a request is: the bytes of its text, and the most tokens that a provider can make of it.
 
-A tokenizer works on bytes, so it never makes more tokens than there are bytes; how many of them it joins is learned
-(`usage.estimate`). What is not text counts by what the providers charge for the largest of its kind.
+A tokenizer works on bytes, so a text never has more tokens than bytes. How many bytes it joins is learned
+(`usage.estimate`). Images, files and sounds count as the largest that the providers charge for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from otel_tokens.providers.spec import Endpoint
 from otel_tokens.shapes import is_list, is_mapping
-from otel_tokens.usage.read import NOT_TEXT, dig, fields_of, utf8_length
+from otel_tokens.usage.paths import NOT_TEXT, dig, fields_of, utf8_length
 
 IMAGE_TOKENS: tuple[tuple[str, int], ...] = (
     # The largest image, by the vendors' pages on vision as of 2026-11. The first pattern that fits wins.
@@ -28,10 +28,12 @@ FILE_TOKENS = 5_000
 SOUND_TOKENS = 100
 """The least for a sound. 10 tokens a second: even at 8 kbit/s more than 100 characters of base64 for each."""
 TOOLS_TOKENS, BUILT_IN_TOKENS = 600, 1_000
-"""What a provider says to the model about tools at all (Claude 3 Opus: 530), and about each that it defines itself
+"""Tokens that a provider adds for tools at all (Claude 3 Opus: 530), and for each tool that it defines itself
 (Anthropic's computer use: 735)."""
 SEARCHES = 5
-"""Web searches of a request that sets no limit on them."""
+"""Searches of a request that sets no limit on them."""
+SEARCHING = ("web_search", "x_search", "file_search", "collections_search")
+"""Tools that cost a fee for each search; of all of them the web's is the dearest."""
 
 _IMAGES = frozenset({"image", "image_url", "input_image", "computer_screenshot"})
 _FILES = frozenset({"document", "file", "input_file", "container_upload"})
@@ -44,8 +46,8 @@ _ENTRY, _ITEM = 3, 2
 @dataclass(slots=True, eq=False, repr=False)
 class Size:
     """What was found in a request. `structure` and `extra` (images, files, sounds, what the provider remembers) are
-    tokens; `hosted` says that the provider adds more than can be seen: tools that run there, a conversation kept
-    there, the pages of a file.
+    tokens; `hosted`: the provider adds input that the request does not show, such as results of its tools, a stored
+    conversation, the pages of a file.
     `cache` is the field of `Usage` that the dearest marked cache write goes to. `texts` are counted as `text_bytes`,
     `names` (keys, types, roles) are not. Nothing is copied.
     """
@@ -63,7 +65,7 @@ class Size:
     _weight: tuple[int, int] | None = None
 
     def weigh(self) -> tuple[int, int]:
-        """The bytes of all text that may be a token each, and those that are joined: lower-case letters in words."""
+        """(bytes that may be a token each, bytes that are joined: lower-case letters in words) of all text."""
         if self._weight is None:
             data = "".join(self.texts + self.names).encode("utf-8", "surrogatepass")
             letters = len(data) - len(data.translate(None, _LOWER))
@@ -101,7 +103,7 @@ def _tools(body: Mapping[str, Any], size: Size) -> None:
         if isinstance(kind, str) and kind not in ("function", "custom"):
             size.hosted = True
             size.structure += BUILT_IN_TOKENS
-            if kind.startswith("web_search"):
+            if kind.startswith(SEARCHING):
                 size.searches += _count(dig(tool, "max_uses")) or _count(body.get("max_tool_calls")) or SEARCHES
 
 
@@ -148,7 +150,7 @@ def _walk_fields(found: Mapping[str, Any], size: Size, depth: int, *, text: bool
         plain = text and name not in NOT_TEXT
         if type(item) is not str:
             _walk(item, size, depth + 1, text=plain)
-        elif plain:  # as in `_walk`, without its call: most fields are texts
+        elif plain:  # as in `_walk`, inline: most fields are texts
             texts.append(item)
             size.text_bytes += utf8_length(item)
         else:
@@ -182,7 +184,7 @@ def _file(found: Mapping[str, Any], size: Size) -> None:
         _walk(dig(source, "content"), size, 0)
         _walk([found.get("title"), found.get("context")], size, 0)
         return
-    size.hosted = True  # how many pages it has, the report will tell
+    size.hosted = True  # the number of its pages is known only from the report
     data = dig(source, "data") or found.get("file_data") or dig(found, "file.file_data")
     size.extra += FILE_TOKENS + (len(data) // 4 if isinstance(data, str) else 0)
 

@@ -1,7 +1,7 @@
 """tiktoken, when the application has it: exact tokens of texts for the models it knows.
 
-Its vocabularies come from the network, and we open no connection: one is used only if it lies on this machine already,
-loaded by the application or in tiktoken's cache. It is loaded in the background, for that takes a second.
+Vocabularies come from the network, and this package opens no connection. So a vocabulary is used only if it is on this
+machine already: loaded by the application, or in tiktoken's cache. It is loaded in the background: that takes a second.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ CACHED_AS = {
 }
 """The file in tiktoken's cache that an encoding is read from: the SHA-1 of its address."""
 MAX_BYTES = 32_000
-"""Longer texts would hold the caller up for milliseconds: they are for the length to judge."""
+"""Longer texts are estimated by their length: to count them would take milliseconds of the caller's time."""
 MAX_MODELS = 2000
 THREAD = "otel-tokens-tiktoken"
 
 
 class Tokenizer:
-    """Counts tokens by tiktoken; None for what it cannot count here and now. Thread-safe."""
+    """Counts tokens by tiktoken; None if there is no vocabulary yet. Thread-safe."""
 
     def __init__(self) -> None:
         self._encodings: dict[str, Any] = {}
@@ -59,11 +59,11 @@ class Tokenizer:
                 thread.start()
 
     def after_fork(self) -> None:
-        """In a child: what the parent's threads were loading is still to be loaded."""
+        """In a child process: forget what the parent's threads were loading, so that it is loaded again."""
         self._encodings = {model: encoding for model, encoding in self._encodings.items() if encoding is not None}
 
     def _load(self, model: str) -> None:
-        # By name: it is the application's, if it is there at all.
+        # By name: it is an optional package of the application.
         tiktoken: Any = importlib.import_module("tiktoken")
         try:
             name: str = tiktoken.encoding_name_for_model(model)
@@ -74,7 +74,7 @@ class Tokenizer:
 
 
 def _cached(name: str) -> bool:
-    """Whether tiktoken finds this vocabulary in its cache (by its own rules of where that is)."""
+    """Whether tiktoken finds this vocabulary in its cache. It looks where tiktoken looks."""
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
     if folder is None:
         import tempfile

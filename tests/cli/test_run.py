@@ -236,7 +236,7 @@ def test_records_that_the_ledger_could_not_keep_are_said(workshop: Any) -> None:
     """
     done = workshop.run_program(code)
     assert done.returncode == 0
-    assert "could not keep 3 records" in done.stderr
+    assert "could not keep 3 records; the report lacks them" in done.stderr
     assert len(workshop.records) == 1
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ import pytest
 from otel_tokens.demo.server import ModelServer, Reply
 from otel_tokens.demo.wire import bedrock_frames
 from otel_tokens.instrument import runtime
+from otel_tokens.pricing.catalog import Catalog
+from otel_tokens.pricing.price import Pricer
 from otel_tokens.providers.hosts import resolve
-from otel_tokens.values import TOKEN_FIELDS
+from otel_tokens.values import TOKEN_FIELDS, Component, Cost, Record, Usage
 
 # The SDK warns of models near their end; what was recorded stays true.
 pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")
@@ -120,35 +124,69 @@ FORMS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
 }
 
 
-def check_expected(record: Any, expected: dict[str, Any]) -> None:
-    usage = record.usage
-    for key, value in expected.items():
-        if key == "origin":
-            assert usage.origin == value
-        elif key == "origin_not":
-            assert usage.origin != value
-        elif key == "flags":
-            assert bool(usage.flags) == value
-        elif key == "reported_cost":
-            assert usage.reported_cost == (None if value is None else Decimal(value))
-        elif key == "components":
-            assert [part.kind for part in usage.components] == [part["kind"] for part in value]
-            for part, wanted in zip(usage.components, value, strict=True):
-                for name, number in wanted.items():
-                    if name in TOKEN_FIELDS:
-                        assert getattr(part.usage, name) == number
-        elif key in ("response_model", "service_tier", "speed", "geo"):
-            assert getattr(record, key) == value
-        elif key == "finish_reasons":
-            assert list(record.finish_reasons) == value
-        else:
-            assert getattr(usage, key) == value, key
+WHEN = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
+"""The moment at whose prices the costs were worked out."""
+
+FACTS = ("response_model", "service_tier", "speed", "geo", "missing_reason")
+
+
+def tokens_of(block: dict[str, Any]) -> dict[str, int]:
+    return {name: int(block[name]) for name in TOKEN_FIELDS if name in block}
+
+
+def part_of(block: dict[str, Any]) -> Component:
+    """The component that a case expects. What its usage reported is of no matter here."""
+    usage = Usage(**tokens_of(block), total=block.get("total"))
+    return Component(block["kind"], block["model"], usage, block.get("calls", 0))
+
+
+def expected_usage(expected: dict[str, Any]) -> Usage:
+    """The whole usage that a case expects: what it does not list is zero, empty or None."""
+    cost = expected.get("reported_cost")
+    return Usage(
+        **tokens_of(expected),
+        total=expected.get("total"),
+        reported_cost=None if cost is None else Decimal(cost),
+        origin=expected["origin"],
+        reported=frozenset(expected["reported"]),
+        flags=tuple(expected.get("flags", ())),
+        components=tuple(part_of(part) for part in expected.get("components", ())),
+    )
+
+
+def plain(usage: Usage) -> Usage:
+    parts = (
+        replace(part, usage=replace(part.usage, origin="missing", reported=frozenset())) for part in usage.components
+    )
+    return replace(usage, components=tuple(parts))
+
+
+def check_expected(case: dict[str, Any], record: Record) -> None:
+    expected = case["expect"]
+    assert plain(record.usage) == expected_usage(expected)
+    assert {name: getattr(record, name) for name in FACTS} == {name: expected.get(name) for name in FACTS}
+    assert list(record.finish_reasons) == expected.get("finish_reasons", [])
+    cost = price(case, record, at=WHEN)
+    total = expected["cost"]["total"]
+    assert (cost.total, cost.status) == (None if total is None else Decimal(total), expected["cost"]["status"])
+
+
+def price(case: dict[str, Any], record: Record, *, at: float, address: str | None = None) -> Cost:
+    call = record.call
+    return PRICER(
+        *(call.provider, call.model, record.usage), response_model=record.response_model, tier=record.service_tier,
+        speed=record.speed, geo=record.geo, address=address or case["base_url_host"], at=at,
+    )  # fmt: skip
+
+
+PRICER = Pricer(Catalog())
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", CASES)
-def test_the_providers_numbers(meter: Any, make_server: Any, name: str, form: str) -> None:
-    case = load(name)
+def test_the_providers_numbers(idle_meter: Any, make_server: Any, name: str, form: str) -> None:
+    case, meter = load(name), idle_meter
+    meter.instrument(hosts=[{"match": "127.0.0.1", "provider": case["provider"]}])
     server: ModelServer = make_server(reply_of(case))
     client = make_client(case, server.url, asynchronous=form == "async")
     try:
@@ -160,14 +198,14 @@ def test_the_providers_numbers(meter: Any, make_server: Any, name: str, form: st
     if case["request"].get("background") and held is not None:
         held.engine.end_open()  # it waits for a poll that nobody makes
     record = meter.one()
-    check_expected(record, case["expect"])
+    check_expected(case, record)
+    assert record.cost == price(case, record, at=record.started, address=record.call.server_address)
     (row,) = meter.ledger()
     assert (row.usage, row.cost) == (record.usage, record.cost)
     (span,) = meter.spans()
     if record.usage.origin == "provider" and "input" in record.usage.reported:
-        assert span.attributes["gen_ai.usage.input_tokens"] == record.usage.input
-        components = record.usage.components
-        counted = record.usage.input + sum(part.usage.input for part in components)
+        counted = record.usage.input + sum(part.usage.input for part in record.usage.components)
+        assert span.attributes["gen_ai.usage.input_tokens"] == counted
         assert meter.total("gen_ai.client.inference.usage.input_tokens") == counted
 
 

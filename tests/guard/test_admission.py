@@ -498,11 +498,11 @@ class Broken(MemoryStore):
 
 def test_fail_open_lets_calls_through_counts_them_and_charges_later(kit: Any) -> None:
     store = Broken()
-    guard = kit.guard(Budget("b", tokens=1000), store=store)
+    guard = kit.guard(Budget("b", tokens=1000), store=store, fail="open")
     store.down = True
     lease = guard.admit(kit.call(), kit.sizes())
     guard.settle(lease, kit.record(lease, 100, 50))
-    assert ("", "allow", "openai", "model-1", "store", 1) in guard.decisions()
+    assert ("b", "allow", "openai", "model-1", "store_open", 1) in guard.decisions()
     assert [e.kind for e in kit.events] == ["store"]
     store.down = False
     assert guard.flush(60)
@@ -515,7 +515,7 @@ def test_fail_closed_refuses(kit: Any) -> None:
     store.down = True
     with pytest.raises(BudgetExceededError, match="does not answer"):
         guard.admit(kit.call(), kit.sizes())
-    assert ("", "deny", "openai", "model-1", "store", 1) in guard.decisions()
+    assert ("b", "deny", "openai", "model-1", "store_closed", 1) in guard.decisions()
     store.down = False
     assert guard.flush(60)
     assert guard.admit(kit.call(), kit.sizes()) is not None

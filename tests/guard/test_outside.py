@@ -220,7 +220,10 @@ def test_a_lost_store_is_said_once_a_minute(kit: Any, caplog: pytest.LogCaptureF
     for _ in range(3):
         with contextlib.suppress(BudgetExceededError):
             guard.admit(kit.call(), kit.sizes())
-    what = {"open": "calls go on without being held to their budgets", "closed": "calls are refused"}[fail]
+    what = {
+        "open": "calls go on without being held to their budgets",
+        "closed": "calls under hard budgets are refused",
+    }[fail]
     assert caplog.messages == [f"the budget store does not answer: {what} (store_fail: {fail}): nobody is there"]
 
 

@@ -207,7 +207,7 @@ def test_all_operations_together(kit: Any) -> None:
     assert [event.threshold for event in kit.kinds("threshold")] == ["50 %"]
     with pytest.raises(BudgetExceededError):
         asyncio.run(guard.acount("c"))
-    with pytest.raises(ValueError, match="never down"):
+    with pytest.raises(ValueError, match="not less than 0"):
         guard.count("a", -1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -108,39 +109,53 @@ def test_gas_alone_cuts_streams(kit: Any) -> None:
 # ---- time ----------------------------------------------------------------------------------------------------
 
 
-def test_a_tasks_time_stops_the_next_call_and_a_running_stream(kit: Any) -> None:
-    guard = kit.guard(Budget("task", seconds="2", per="task"))
+@pytest.fixture
+def pass_time(kit: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Turns the clocks of the store and of this process on by some seconds. The store's stands still in between."""
+    now, real, passed = time.time(), time.monotonic, [0.0]
+
+    def turn(seconds: float) -> None:
+        passed[0] += seconds
+        kit.now = now + passed[0]
+
+    turn(0)
+    monkeypatch.setattr(time, "monotonic", lambda: real() + passed[0])
+    return turn
+
+
+def test_a_tasks_time_stops_the_next_call_and_a_running_stream(kit: Any, pass_time: Callable[[float], None]) -> None:
+    guard = kit.guard(Budget("task", seconds="200", per="task"))
     first = guard.admit(kit.call(task="1"), kit.sizes())
-    assert 0 < first.timeout <= 2
+    assert first.timeout == 200
     assert guard.look(first, 5) is None
-    time.sleep(2.01)
+    pass_time(201)
     error = guard.look(first, 6)
     assert error is not None
     assert "its time is up" in str(error)
     assert (error.budget, error.scope, error.unit) == ("task", "task=1", "seconds")
-    with pytest.raises(BudgetExceededError, match=r"of 2 seconds used"):
+    with pytest.raises(BudgetExceededError, match=r"of 200 seconds used"):
         guard.admit(kit.call(task="1"), kit.sizes())
     assert guard.admit(kit.call(task="2"), kit.sizes()) is not None
 
 
-def test_a_single_calls_time(kit: Any) -> None:
-    guard = kit.guard(Budget("one", seconds="1", per="call"), Budget("other", seconds=100, per="call"))
+def test_a_single_calls_time(kit: Any, pass_time: Callable[[float], None]) -> None:
+    guard = kit.guard(Budget("one", seconds="100", per="call"), Budget("other", seconds=1000, per="call"))
     lease = guard.admit(kit.call(), kit.sizes())
-    assert lease.timeout == 1
-    time.sleep(1.01)
+    assert lease.timeout == 100
+    pass_time(101)
     assert guard.look(lease, 1).budget == "one"
     assert guard.admit(kit.call(), kit.sizes()) is not None
 
 
-def test_the_budget_whose_time_is_up_is_named(kit: Any) -> None:
-    guard = kit.guard(Budget("task", seconds="2", per="task"), Budget("one", seconds="1.5", per="call"))
+def test_the_budget_whose_time_is_up_is_named(kit: Any, pass_time: Callable[[float], None]) -> None:
+    guard = kit.guard(Budget("task", seconds="200", per="task"), Budget("one", seconds="150", per="call"))
     guard.settle(first := guard.admit(kit.call(task="1"), kit.sizes()), kit.record(first))
-    time.sleep(1)
+    pass_time(100)
     lease = guard.admit(kit.call(task="1"), kit.sizes())
-    assert 0 < lease.timeout <= 1
-    time.sleep(1.01)
+    assert lease.timeout == 100
+    pass_time(101)
     error = guard.look(lease, 1)
-    assert (error.budget, error.scope, error.limit) == ("task", "task=1", Decimal("2"))
+    assert (error.budget, error.scope, error.limit) == ("task", "task=1", Decimal("200"))
 
 
 def test_a_call_that_may_take_no_time_is_not_sent(kit: Any) -> None:

@@ -87,7 +87,7 @@ def test_a_pause_ends_in_vain(kit: Any) -> None:
     began = time.monotonic()
     with pytest.raises(BudgetExceededError, match=r"waited \d s in vain"):
         guard.admit(kit.call(), kit.sizes(100, 100))
-    assert 0.1 <= time.monotonic() - began < 9
+    assert 0.1 <= time.monotonic() - began < 60
     assert guard.status()[0].reserved == 0
 
 
@@ -284,7 +284,7 @@ def test_a_rate_limit_waits(kit: Any) -> None:
     began = time.monotonic()
     for _ in range(7):
         kit.spend(guard)
-    assert 1.9 <= time.monotonic() - began < 30
+    assert 1.9 <= time.monotonic() - began < 60
 
 
 def test_waiting_is_bounded(kit: Any) -> None:

@@ -34,7 +34,8 @@ CLIENTS: dict[str, dict[str, Any]] = {
     "anthropic.AnthropicVertex": {"access_token": "test", "region": "us-east5", "project_id": "ours"},
 }
 FACTS = {"response_model", "service_tier", "speed", "geo", "finish_reasons"}
-OTHERS = {"total", "reported_cost", "components", "origin", "origin_not", "flags"}
+OTHERS = {"total", "reported_cost", "components", "origin", "reported", "flags", "missing_reason", "cost"}
+NEEDED = {"origin", "reported", "cost"}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -68,7 +69,9 @@ def test_a_file_is_well_formed(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_expected_is_possible(name: str) -> None:
     expect = load(name)["expect"]
+    assert set(expect) >= NEEDED
     assert set(expect) <= {*TOKEN_FIELDS, *FACTS, *OTHERS}
+    assert set(expect["cost"]) == {"total", "status"}
     for block in (expect, *expect.get("components", ())):
 
         def of(field: str, block: dict[str, Any] = block) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 import pytest
 
-from otel_tokens.pricing.bounds import Dearest, max_output
+from otel_tokens.pricing.bounds import Dearest, max_output, straight
 from otel_tokens.pricing.catalog import Catalog
 from otel_tokens.pricing.price import Pricer
 from otel_tokens.values import Usage
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,21 @@ def test_the_dearest_model_bounds_all_others_of_its_vendor() -> None:
         assert total is not None
         assert total <= bound
     assert dearest("nobody.example", usage, now).total is None
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "address", "line"),
+    [
+        # pico-USD for a token of input and of output, and for a search
+        ("openai", "gpt-6-sol", "api.openai.com", (2_000_000, 10_000_000, 10**10, 0)),
+        ("openai", "gpt-6-sol", "eu.api.openai.com", (2_200_000, 11_000_000, 10**10, 0)),
+        ("openai", "gpt-4o", "eu.api.openai.com", (2_500_000, 10_000_000, 10**10, 0)),
+        ("openai", "gpt-4o-search-preview", "api.openai.com", (2_500_000, 10_000_000, 0, 25 * 10**9)),
+        ("openrouter", "deepseek/deepseek-r1:free", "openrouter.ai", (0, 0, 0, 0)),
+    ],
+)
+def test_the_line_that_reservations_are_made_by(provider: str, model: str, address: str, line: tuple[int, ...]) -> None:
+    given, output = Usage(input=1), Usage(output=1)
+    found = straight(Pricer(Catalog()), provider, model, given, output, at=NOW, address=address)
+    assert found is not None
+    assert (found.input, found.output, found.search, found.fixed) == line

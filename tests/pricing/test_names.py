@@ -10,6 +10,8 @@ import pytest
 from otel_tokens.pricing.catalog import Catalog
 from otel_tokens.values import Cost
 
+Price = Callable[..., Cost]
+
 NOW = 1_795_176_000.0  # 2026-11-20
 ARN = "arn:aws:bedrock:us-east-1:123456789012:"
 SONNET = "claude-sonnet-4-5-20250929"
@@ -264,3 +266,51 @@ def test_a_fine_tune_is_never_priced_as_its_base(price: Callable[..., Cost]) -> 
 def test_another_cloud_s_resale_is_marked_as_a_guess(price: Callable[..., Cost]) -> None:
     assert price("azure.ai.inference", "grok-3", input=10, output=1).status == "estimated"
     assert price("azure.ai.openai", "gpt-4o", input=10, output=1).status == "priced"
+
+
+@pytest.mark.parametrize(
+    ("model", "total", "status"),
+    [
+        ("deepseek/deepseek-r1", "0.00095", "priced"),
+        ("deepseek/deepseek-r1:free", "0", "priced"),
+        ("openrouter/deepseek/deepseek-r1:free", "0", "priced"),
+        ("nobody/knows-this:free", "0", "priced"),
+        ("openrouter/free", "0", "priced"),
+        ("deepseek/deepseek-r1:free:online", "0.02", "estimated"),
+        ("deepseek/deepseek-r1:nitro", "0.00095", "estimated"),
+        ("deepseek/deepseek-r1:floor", "0.00095", "estimated"),
+        ("deepseek/deepseek-r1:exacto", "0.00095", "estimated"),
+        ("deepseek/deepseek-r1:extended", "0.00095", "estimated"),
+        ("deepseek/deepseek-r1:thinking", "0.00095", "estimated"),
+        ("deepseek/deepseek-r1:online", "0.02095", "estimated"),
+        ("openai/gpt-6-sol:batch", "0.0015", "priced"),  # in the list
+        ("deepseek/deepseek-r1:unheard-of", None, "unpriced"),
+        ("nobody/knows-this:nitro", None, "unpriced"),
+        ("openrouter/auto", None, "unpriced"),
+    ],
+)
+def test_openrouter_s_suffixes(price: Price, model: str, total: str | None, status: str) -> None:
+    cost = price("openrouter", model, input=1000, output=100)
+    assert (cost.total, cost.status) == (None if total is None else Decimal(total), status)
+
+
+def test_a_suffix_that_the_answer_leaves_out_still_counts(price: Price) -> None:
+    cost = price("openrouter", "deepseek/deepseek-r1:free", input=1000, response_model="deepseek/deepseek-r1")
+    assert cost.total == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "status"),
+    [
+        ("azure/gpt-4o", "priced"),
+        ("azure/global/gpt-4o", "priced"),
+        ("azure/eu/gpt-4o", "estimated"),
+        ("azure/us/gpt-4o-2024-11-20", "estimated"),
+        ("azure/swedencentral/gpt-4o", "estimated"),
+        ("eu/gpt-4o", "estimated"),
+    ],
+)
+def test_azure_s_places(price: Price, model: str, status: str) -> None:
+    cost = price("azure.ai.openai", model, input=1000, output=100)
+    assert (cost.total, cost.status) == (Decimal("0.0035"), status)
+    assert ("no price for the place" in cost.rule) is (status == "estimated")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from math import inf, nan
 
@@ -198,9 +199,48 @@ def test_a_reported_cost_prices_even_what_we_cannot(price: Price, usage: Usage) 
     assert (cost.local_total, cost.other) == (None, Decimal("0.01"))
 
 
-def test_a_reported_zero_is_the_provider_s_word_and_a_negative_one_is_not(price: Price) -> None:
-    assert price("openrouter", "x/y:free", input=1, output=1, reported_cost=Decimal(0)).total == 0
-    assert price("openrouter", "x/y:free", input=1, output=1, reported_cost=Decimal(-1)).status == "unpriced"
+def test_a_reported_zero_is_believed_where_it_can_be_right(price: Price) -> None:
+    zero = Decimal(0)
+    for model in ("x/y:free", "openrouter/free"):
+        cost = price("openrouter", model, input=1, output=1, reported_cost=zero)
+        assert (cost.total, cost.status, cost.source) == (0, "priced", "provider")
+    cached = price("openrouter", "openai/gpt-6-sol", reported_cost=zero)
+    assert (cached.total, cached.status, cached.source) == (0, "priced", "provider")
+    assert price("zai", "glm-4.7-flash", input=1, output=1, reported_cost=zero).source == "provider"
+
+
+def test_a_reported_zero_beside_tokens_of_a_paid_model_is_not(price: Price) -> None:
+    # 1,000 x 2 + 100 x 10 USD per million
+    cost = price("openrouter", "openai/gpt-6-sol", input=1000, output=100, reported_cost=Decimal(0))
+    assert (cost.total, cost.status, cost.source) == (Decimal("0.003"), "estimated", "local")
+    assert cost.provider_total == 0
+    assert "reports 0 USD beside tokens" in cost.rule
+    assert price("openrouter", "x/y", input=1, output=1, reported_cost=Decimal(0)).status == "unpriced"
+
+
+@pytest.mark.parametrize(
+    ("flag", "day", "billed"),
+    [
+        ("refused", "2026-11-20", False),
+        ("refused:cyber", "2026-11-20", False),
+        ("refused:bio", "2026-11-20", True),
+        ("refused:bio", "2026-09-23", False),  # before these were billed again
+        ("refused", "2026-06-08", True),  # before any was free
+    ],
+)
+def test_refusals_by_day_and_category(price: Price, flag: str, day: str, *, billed: bool) -> None:
+    at = datetime.fromisoformat(day).replace(hour=12, tzinfo=UTC).timestamp()
+    usage = Usage(input=500, output=1, origin="provider", flags=(flag,))
+    for provider, model in (("anthropic", "claude-sonnet-4-6"), ("aws.bedrock", "anthropic.claude-sonnet-4-6")):
+        cost = price(provider, model, usage=usage, at=at)
+        assert cost.status == "priced"
+        assert (cost.total != 0) is billed
+    # other makers behind the same API state no such rule
+    assert price("deepseek", "deepseek-chat", usage=usage, at=at).total != 0
+
+
+def test_a_negative_cost_is_no_cost(price: Price) -> None:
+    assert price("openrouter", "x/y", input=1, output=1, reported_cost=Decimal(-1)).status == "unpriced"
 
 
 # ---- components ----------------------------------------------------------------------------------------------
@@ -266,7 +306,7 @@ def test_more_tokens_never_cost_less(usage: Usage, name: str, more: int) -> None
         assert fewer is not None and grown is not None and grown >= fewer  # noqa: PT018
 
 
-@given(st.decimals(0, 1000, allow_nan=False), usages())
+@given(st.decimals("0.000000001", 1000, allow_nan=False), usages())
 @settings(deadline=None, max_examples=100)
 def test_a_reported_cost_is_always_the_total(reported: Decimal, usage: Usage) -> None:
     with_cost = Usage(**{f: getattr(usage, f) for f in TOKEN_FIELDS}, origin="provider", reported_cost=reported)

@@ -64,6 +64,12 @@ def sdk(request: pytest.FixtureRequest) -> Iterator[Sdk]:
     sdk.provider.shutdown()
 
 
+def test_the_server_address_gives_the_place(sdk: Sdk) -> None:
+    span = {**OTEL, "gen_ai.request.model": "gpt-6-sol", "gen_ai.response.model": "gpt-6-sol"}
+    plain = sdk.ended(span)[COST + "total"]
+    assert sdk.ended({**span, "server.address": "eu.api.openai.com"})[COST + "total"] == pytest.approx(plain * 1.1)
+
+
 def test_a_span_gets_its_cost(sdk: Sdk) -> None:
     found = sdk.ended(OTEL | {"gen_ai.usage.cache_read.input_tokens": 800})
     ours = {key: value for key, value in found.items() if key.startswith("otel_tokens.")}

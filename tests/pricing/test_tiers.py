@@ -71,7 +71,7 @@ def test_a_tier_s_price(price: Price, provider: str, model: str, given: dict[str
         ("anthropic", "claude-sonnet-4-6", {"speed": "fast"}),
         ("anthropic", "claude-sonnet-4-5", {"geo": "us"}),
         ("anthropic", "claude-sonnet-4-6", {"geo": "mars"}),
-        ("gcp.vertex_ai", "gemini-2.5-flash", {"tier": "provisioned_throughput"}),
+        ("gcp.vertex_ai", "gemini-2.5-flash", {"tier": "some_new_traffic"}),
         ("cohere", "command-a", {"tier": "batch"}),
     ],
 )
@@ -210,3 +210,46 @@ def test_gemini_s_flex_leaves_cached_tokens_at_the_standard_rate_as_its_batch_do
     )
     assert flex.total == batch.total == standard.total
     assert {flex.status, batch.status} == {"priced"}
+
+
+@pytest.mark.parametrize(
+    ("model", "day", "factor"),
+    [
+        ("gpt-6-sol", "2026-11-20", "1.1"),
+        ("gpt-5.4-pro", "2026-11-20", "1.1"),
+        ("gpt-5.4", "2026-03-05", "1.1"),
+        ("gpt-image-2", "2026-11-20", "1.1"),
+        ("gpt-5.3", "2026-11-20", "1"),
+        ("gpt-4.1-mini", "2026-11-20", "1"),
+        ("o3", "2026-11-20", "1"),
+        ("text-embedding-3-small", "2026-11-20", "1"),
+    ],
+)
+@pytest.mark.parametrize("region", ["us", "eu", "au", "in", "jp", "ae", "gb", "kr"])
+def test_openai_s_regional_hosts(price: Price, model: str, day: str, factor: str, region: str) -> None:
+    at = datetime.fromisoformat(day).replace(hour=12, tzinfo=UTC).timestamp()
+    here = price("openai", model, input=1000, output=0, at=at, address=f"{region}.api.openai.com")
+    there = price("openai", model, input=1000, output=0, at=at, address="api.openai.com")
+    assert there.total
+    assert (here.total, here.status) == (there.total * Decimal(factor), "priced")
+
+
+def test_a_region_and_a_tier_multiply(price: Price) -> None:
+    # flex: 1,000 x 1 per million, times 1.1
+    cost = price("openai", "gpt-6-sol", input=1000, tier="flex", address="eu.api.openai.com")
+    assert (cost.total, cost.status) == (Decimal("0.0011"), "priced")
+
+
+def test_who_looks_like_a_regional_host_is_none(price: Price) -> None:
+    for address in ("eu.api.openai.com.evil.example", "europe.api.openai.com", "api.openai.com"):
+        assert price("openai", "gpt-6-sol", input=1000, address=address).total == Decimal("0.002")
+
+
+def test_provisioned_throughput_costs_nothing_by_token(price: Price) -> None:
+    cost = price("gcp.vertex_ai", "gemini-2.5-flash", input=1000, output=10, tier="PROVISIONED_THROUGHPUT")
+    assert (cost.total, cost.status) == (0, "priced")
+    assert "paid for in advance" in cost.rule
+    # a price of one's own for the tier wins
+    rule = {"model": "gemini-2.5-flash", "tier": "provisioned_throughput", "input": 1, "output": 1}
+    own = price("gcp.vertex_ai", "gemini-2.5-flash", input=1000, tier="PROVISIONED_THROUGHPUT", rules=[rule])
+    assert own.total == Decimal("0.001")

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -175,6 +176,57 @@ def test_csv_does_not_run_in_a_spreadsheet(fill) -> None:
         '\'=HYPERLINK("http://x")',
         'a,"b"\nc',
     ]
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d"])
+@pytest.mark.parametrize(
+    "before", ["", "\n", "\r\n", "\t", " ", "\xa0", "\u2003", "\x00", "\x1b", "\ufeff", "\u200b", "\u2028"]
+)
+def test_nothing_hides_a_formula(fill, before: str, sign: str) -> None:
+    value = f"{before}{sign}1+1"
+    text = report(fill({"tags": {"agent": value}}), by="agent").csv()
+    assert [line["agent"] for line in csv.DictReader(io.StringIO(text, newline=""))] == [f"'{value}"]
+
+
+@pytest.mark.parametrize(
+    ("hostile", "shown"),
+    [
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\x07", "\\x07"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\u202eexe", "\\u202eexe"),
+        ("\u2066", "\\u2066"),
+        ("a\u2028b", "a\\u2028b"),
+        ("a\u2029b", "a\\u2029b"),
+        ("a\nb\rc", "a\\nb\\rc"),
+        ("a\x85b", "a\\x85b"),
+    ],
+)
+def test_hostile_names_do_not_reach_the_terminal(fill, hostile: str, shown: str) -> None:
+    found = report(fill({"model": hostile, "cost": None, "tags": {"agent": hostile}}), by=["model", "agent", hostile])
+    for text in (found.table(200), *found.notes):
+        assert hostile not in text
+        assert set(text) & set("\x1b\x07\x9b\x85\u202e\u2066\u2028\u2029\r") == set()
+    assert found.table(200).count(shown) >= 4  # model, agent, and a note on each of model and tag
+    assert any(shown in note for note in found.notes)
+
+
+def test_one_call_is_unpriced(fill) -> None:
+    assert report(fill({"model": "new", "cost": None})).notes == (
+        "1 call of 1 model is unpriced, the cost is unknown: new",
+    )
+
+
+def test_weeks_begin_on_monday_and_belong_to_the_year_of_their_thursday(fill) -> None:
+    days = ["2026-11-29", "2026-11-30", "2026-12-06", "2026-12-28", "2027-01-03", "2027-01-04", "2024-12-30"]
+    noon = [datetime.fromisoformat(f"{day}T12:00:00").timestamp() for day in days]
+    found = report(fill(*({"started": moment} for moment in noon)), by="week")
+    weeks = ["2025-W01", "2026-W48", "2026-W49", "2026-W53", "2027-W01"]
+    assert [(row.key[0], row.calls) for row in found.rows] == list(zip(weeks, [1, 1, 2, 2, 1], strict=True))
+    monday = datetime.fromisoformat("2026-11-30").isocalendar()
+    assert f"{monday.year}-W{monday.week:02}" == "2026-W49"
+    months = report(found.ledger, by=["month", "week"], where={"week": "2026-W53"})
+    assert [row.key for row in months.rows] == [("2026-12", "2026-W53"), ("2027-01", "2026-W53")]
 
 
 def test_values_of_any_kind_come_back(fill) -> None:

@@ -243,16 +243,23 @@ def test_decisions_faults_and_ledger_errors(memory):
 def test_the_guards_own_totals_are_taken_over(memory):
     """Rows that differ in what is no label are added up; nothing is counted again at the next collection."""
     metrics = memory.metrics()
-    rows = [("daily", "deny", "openai", "gpt-4o", 5), ("daily", "deny", "openai", "gpt-4o", 2)]
+    rows = [("daily", "deny", "openai", "gpt-4o", "", 5), ("daily", "deny", "openai", "gpt-4o", "", 2)]
     metrics.observe_decisions(lambda: rows)
     assert [memory.sum("otel_tokens.budget.decisions") for _ in range(3)] == [7, 7, 7]
-    rows.append(("daily", "allow", "openai", "gpt-4o", 1))
+    rows.append(("daily", "allow", "openai", "gpt-4o", "", 1))
     assert memory.sum("otel_tokens.budget.decisions") == 8
-    metrics.observe_decisions(lambda: [("daily", "deny", "openai", "gpt-4o", 9)])  # another guard
+    metrics.observe_decisions(lambda: [("daily", "deny", "openai", "gpt-4o", "", 9)])  # another guard
     assert memory.sum("otel_tokens.budget.decisions") == 17
     metrics.totals.reset()  # as in a forked child, where the guard begins at 0 as well
-    metrics.observe_decisions(lambda: [("daily", "deny", "openai", "gpt-4o", 3)])
+    metrics.observe_decisions(lambda: [("daily", "deny", "openai", "gpt-4o", "", 3)])
     assert [memory.sum("otel_tokens.budget.decisions") for _ in range(2)] == [3, 3]
+
+
+def test_decisions_without_the_store_are_told_apart(memory):
+    metrics = memory.metrics()
+    metrics.observe_decisions(lambda: [("daily", "allow", "o", "m", r, 1) for r in ("", "store_local", "store_open")])
+    assert memory.sum("otel_tokens.budget.decisions", otel_tokens__reason="store_local") == 1
+    assert memory.sum("otel_tokens.budget.decisions") == 3
 
 
 def test_a_faulty_budget_callback_spoils_nothing_else(memory, make_record, monkeypatch):

@@ -238,12 +238,13 @@ print(done, time.monotonic() - before, time.time())
 """,
         OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
         OTEL_EXPORTER_OTLP_PROTOCOL="grpc" if "grpc" in kind else "http/protobuf",
+        OTEL_EXPORTER_OTLP_TIMEOUT="200",  # seconds: what an export without a bound takes
     )
     done, took, ended = out.split()
-    assert float(took) < 5
+    assert float(took) < 60
     if kind == "black hole":
         assert done == "False"
-    assert time.time() - float(ended) < 8  # nor does the end of the process wait
+    assert time.time() - float(ended) < 60  # nor does the end of the process wait
 
 
 def test_a_flush_at_exit_arrives(run_python, receiver):
@@ -266,10 +267,11 @@ before = time.monotonic()
 print(flush_providers([made.tracer_provider, made.meter_provider], 0.3), time.monotonic() - before)
 """,
         OTEL_EXPORTER_OTLP_ENDPOINT=black_hole,
+        OTEL_EXPORTER_OTLP_TIMEOUT="200",
     )
     done, took = out.split()
     assert done == "False"
-    assert float(took) < 5
+    assert float(took) < 60
 
 
 def test_shutdown_frees_the_port(make, free_port):

@@ -138,10 +138,12 @@ def test_an_estimate_never_stands_in_the_providers_names(estimated, partial, fai
     assert usage_attributes(failed) == {names.USAGE_ORIGIN: "missing", names.USAGE_MISSING_REASON: "error"}
 
 
-def test_components_stand_beside_the_totals(make_record):
-    extra = Component("compaction", None, Usage(input=180_000, output=3500, origin="provider"))
+def test_components_are_part_of_the_tokens_as_in_the_metrics_and_stated_apart(make_record):
+    extra = Component("compaction", None, Usage(input=180_000, output=3500, cache_read=900, origin="provider"))
     found = usage_attributes(make_record(usage=Usage(input=1100, output=50, origin="provider", components=(extra,))))
-    assert found[names.USAGE_INPUT] == 1100
+    assert found[names.USAGE_INPUT] == 181_100
+    assert found[names.USAGE_OUTPUT] == 3550
+    assert found[names.USAGE_CACHE_READ] == 900
     assert found[names.USAGE_COMPONENTS_INPUT] == 180_000
     assert found[names.USAGE_COMPONENTS_OUTPUT] == 3500
 

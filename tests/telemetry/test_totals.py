@@ -221,10 +221,10 @@ def test_reset_and_configure(make_record):
 def test_a_guard_that_begins_anew_is_counted_from_its_zero():
     totals = Totals()
     for count, expected in ((5, 5), (6, 6), (2, 8), (3, 9)):
-        totals.take_decisions([("daily", "deny", "openai", "gpt-4o", count)])
+        totals.take_decisions([("daily", "deny", "openai", "gpt-4o", "", count)])
         assert sums(totals.counts("decisions")) == expected
     totals.reset()
-    totals.take_decisions([("daily", "deny", "openai", "gpt-4o", 4)])
+    totals.take_decisions([("daily", "deny", "openai", "gpt-4o", "", 4)])
     assert sums(totals.counts("decisions")) == 4
 
 

@@ -16,7 +16,7 @@ from otel_tokens.providers.anthropic import MESSAGES
 from otel_tokens.providers.openai import CHAT, EMBEDDINGS, RESPONSES
 from otel_tokens.usage import tokenizer
 from otel_tokens.usage.estimate import Estimator
-from otel_tokens.usage.read import Facts, glance
+from otel_tokens.usage.read import Facts, chunk_reader
 from otel_tokens.usage.size import IMAGE_TOKENS, measure
 
 
@@ -92,7 +92,7 @@ def test_texts_are_as_long_as_their_bytes(text: str) -> None:
     event = SimpleNamespace(type="content_block_delta", delta=SimpleNamespace(type="text_delta", text=text))
     for endpoint, chunk in ((CHAT, chat), (MESSAGES, event)):
         facts = Facts(endpoint)
-        glance(endpoint)(facts, chunk)
+        chunk_reader(endpoint)(facts, chunk)
         assert facts.text_bytes == size
     whole = Facts(CHAT)
     whole.read_whole({"choices": [{"message": {"content": text}}]})
@@ -160,6 +160,8 @@ def test_searches_are_as_many_as_the_request_allows() -> None:
     assert measure(RESPONSES, {"tools": [{"type": "web_search"}], "max_tool_calls": 2}, "m").searches == 2
     assert measure(MESSAGES, {"tools": [tool]}, "m").searches == 5
     assert measure(CHAT, {"web_search_options": {}, **user("a")}, "m").searches == 1
+    for kind in ("file_search", "x_search"):  # a fee for each, and never a larger one
+        assert measure(RESPONSES, {"tools": [{"type": kind}], "max_tool_calls": 2}, "m").searches == 2
     assert measure(CHAT, {"tools": [{"type": "function"}], **user("a")}, "m").searches == 0
 
 

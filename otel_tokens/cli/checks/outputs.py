@@ -14,7 +14,7 @@ from otel_tokens import conventions as c
 from otel_tokens.cli.checks.finding import Finding
 from otel_tokens.errors import ConfigError, LedgerError
 from otel_tokens.guard.store.base import StoreError
-from otel_tokens.reports.text import counted
+from otel_tokens.reports.text import are, counted
 from otel_tokens.settings import Settings, default_ledger
 from otel_tokens.text import shown_url
 
@@ -167,13 +167,14 @@ def _unpriced(path: str) -> Iterator[Finding]:
     for (host, provider, model), count in ordered[:_MANY]:
         if provider == host:
             hint = "say who bills there under `hosts:`, or give a price under `prices:`"
-            text = f"{host}: nobody known bills there; {counted(count, 'call')} of {model} are unpriced"
+            text = f"{host}: nobody known bills there; {counted(count, 'call')} of {model} {are(count)} unpriced"
         else:
             hint = f"otel-tokens prices {model} --provider {provider}"
-            text = f"{host} ({provider}): {counted(count, 'call')} of {model} are unpriced"
+            text = f"{host} ({provider}): {counted(count, 'call')} of {model} {are(count)} unpriced"
         yield Finding("prices", "warning", text, hint)
     if len(ordered) > _MANY:
-        yield Finding("prices", "warning", f"{len(ordered) - _MANY} more models are unpriced")
+        more = len(ordered) - _MANY
+        yield Finding("prices", "warning", f"{more} more {'model is' if more == 1 else 'models are'} unpriced")
 
 
 def _size(path: Path) -> str:

@@ -86,8 +86,16 @@ def _troubles(notes: Sequence[tuple[State, str]]) -> list[str]:
             for python in missing[:_MANY]
         ),
         *(f"some calls are not counted: {reason}" for reason in failed[:_MANY]),
-        *([f"the ledger could not keep {counted(lost, 'record')}: they are not in the report"] if lost else []),
+        *(
+            [f"not in the report, as the ledger could not keep {_them(lost)}: {counted(lost, 'record')}"]
+            if lost
+            else []
+        ),
     ]
+
+
+def _them(count: int) -> str:
+    return "it" if count == 1 else "them"
 
 
 def _why_nothing(session: Session, notes: Sequence[tuple[State, str]]) -> str:

@@ -150,9 +150,17 @@ def name(unit: str) -> str:
     return "USD" if kind == USD else f"{what} {kind}" if what else kind.replace("_", " ")
 
 
+_MAX_EXPONENT = 40
+
+
 def _number(value: object) -> tuple[Decimal, str]:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
         raise ValueError(f"{value!r} is not a number")
+    if isinstance(value, Decimal) and value.is_finite():
+        # Before any other step: writing the number out takes a digit for each step of its exponent.
+        if value and not -_MAX_EXPONENT <= value.adjusted() <= _MAX_EXPONENT:
+            raise ValueError(f"{value} is not a believable amount")
+        value = value or Decimal(0)
     # Nine digits for floats: 0.1 * 3 means 0.3.
     styles: dict[type, str] = {float: ".9f", Decimal: "f"}
     found = _NUMBER.fullmatch(format(value, styles.get(type(value), "")))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from decimal import Decimal
 from types import TracebackType
 from typing import TypeVar
 
 from otel_tokens.errors import BudgetExceededError
+from otel_tokens.guard.reservation.amounts import counted
 
 V = TypeVar("V")
 
@@ -49,9 +51,7 @@ class Gas:
     __slots__ = ("_token", "limit", "name", "outer", "reserved", "used")
 
     def __init__(self, tokens: int, name: str = "gas") -> None:
-        if tokens < 0:
-            raise ValueError("gas is a number of tokens, not less than 0")
-        self.limit = tokens
+        self.limit = counted(tokens, "tokens of gas")
         self.name = name
         self.used = 0
         self.reserved = 0
@@ -79,15 +79,24 @@ class Gas:
             for gas in chain:
                 if gas.used + gas.reserved + tokens > gas.limit:
                     raise gas.exceeded(tokens)
-            for gas in chain:
-                gas.reserved += tokens
+            self._change([(gas, gas.used, gas.reserved + tokens) for gas in chain])
 
     def settle(self, reserved: int, actual: int) -> None:
         """Give `reserved` back and use up `actual`."""
         with _lock:
-            for gas in self._chain():
-                gas.reserved -= reserved
-                gas.used += actual
+            self._change([(gas, gas.used + actual, gas.reserved - reserved) for gas in self._chain()])
+
+    @staticmethod
+    def _change(rows: Sequence[tuple[Gas, int, int]]) -> None:
+        """Set (used, reserved) of several allowances: of all or, when a signal handler raises here, of none."""
+        before = [(gas, gas.used, gas.reserved) for gas, _, _ in rows]
+        try:
+            for gas, used, reserved in rows:
+                gas.used, gas.reserved = used, reserved
+        except BaseException:
+            for gas, used, reserved in before:
+                gas.used, gas.reserved = used, reserved
+            raise
 
     def exceeded(self, tokens: int) -> BudgetExceededError:
         """The refusal of a call that may use `tokens`."""

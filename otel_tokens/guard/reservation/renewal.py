@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from otel_tokens.guard.reservation.reservation import ActiveReservation
 from otel_tokens.guard.store.base import Booking, Slot, Store, StoreError
-from otel_tokens.safely import safely
+from otel_tokens.guard.store.local.store import LocalStore
+from otel_tokens.safely import report_fault, safely
 
 logger = logging.getLogger("otel_tokens")
 
@@ -22,10 +23,11 @@ _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class Renewer:
-    """Keeps promises to the store. One daemon thread, started when there is something to do."""
+    """Renews reservations, and settles what could not be settled at once. One daemon thread, started when needed."""
 
     def __init__(self, store: Store, lease_seconds: float, capacity: int) -> None:
         self._store = store
+        self._local = store if isinstance(store, LocalStore) else None
         self._ttl_ms = int(lease_seconds * 1000)
         self._period = lease_seconds / 3
         self._capacity = capacity
@@ -37,6 +39,7 @@ class Renewer:
         self._new_condition()
         self._jobs: deque[Job] = deque()
         self._excess: dict[str, tuple[Slot, int]] = {}
+        self._excess_key = ""
         self._reservations: dict[str, weakref.ref[ActiveReservation]] = {}
         self._thread: threading.Thread | None = None
         self._busy = False
@@ -68,6 +71,9 @@ class Renewer:
         with self._condition:
             if len(self._jobs) >= self._capacity:
                 self.merged += 1
+                self._excess_key = self._excess_key or f"merged-{uuid.uuid4().hex}"
+                if self._local is not None:
+                    self._local.merge(key, self._excess_key)
                 for slot, amount in zip(slots, amounts, strict=True):
                     old = self._excess.get(slot.key, (slot, 0))[1]
                     self._excess[slot.key] = (slot, old + amount)
@@ -97,6 +103,11 @@ class Renewer:
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
+
+    def retry(self) -> None:
+        """The store answers again: settle now what waits."""
+        with self._condition:
+            self._condition.notify_all()
 
     # ---- the thread ---------------------------------------------------------------------------------------------
     def _start(self) -> None:
@@ -141,9 +152,9 @@ class Renewer:
         if self._jobs:
             return self._jobs.popleft()
         if self._excess:
-            rows = list(self._excess.values())
-            self._excess.clear()
-            return f"merged-{uuid.uuid4().hex}", [slot for slot, _ in rows], [amount for _, amount in rows], None
+            rows, key = list(self._excess.values()), self._excess_key
+            self._excess, self._excess_key = {}, ""
+            return key, [slot for slot, _ in rows], [amount for _, amount in rows], None
         return None
 
     def _settle(self, job: Job) -> bool:
@@ -157,8 +168,10 @@ class Renewer:
                 self._jobs.append(job)
             return False
         except Exception as error:
-            safely("guard.settle", _raise, error)
-            return True
+            with self._condition:
+                self._jobs.append(job)
+            report_fault("guard.settle", error)
+            return False
         if booked is not None:
             safely("guard.booked", booked, bookings)
         return True
@@ -175,7 +188,3 @@ class Renewer:
         except StoreError as error:
             logger.debug("renewal postponed: %s", error)
             self._renew_at = time.monotonic() + min(1.0, self._period)
-
-
-def _raise(error: BaseException) -> None:
-    raise error

@@ -8,6 +8,7 @@ from typing import Any
 
 from otel_tokens.guard.budgets.limit import Limit
 from otel_tokens.guard.estimate.matching import Plan
+from otel_tokens.guard.reservation.amounts import within_store
 from otel_tokens.guard.reservation.gas import Gas
 from otel_tokens.guard.store.base import Balance
 from otel_tokens.values import Call, CallSizes
@@ -38,7 +39,18 @@ class ActiveReservation:
         self.sizes = sizes
         self.plan = plan
         self.values = values
-        self.amounts: Sequence[int] = plan.take(values)
+        self.amounts: Sequence[int] = within_store(plan.take(values))
+
+    def end_gas(self, tokens: int) -> None:
+        """Replace what is reserved of the allowance of gas by `tokens`, once."""
+        gas = self.gas
+        try:
+            self.gas = None
+            if gas is not None:
+                gas.settle(self.gas_tokens, tokens)
+        except BaseException:
+            self.gas = gas
+            raise
 
     @property
     def sent_model(self) -> str:

@@ -11,9 +11,11 @@ from otel_tokens.guard.budgets import units
 from otel_tokens.guard.estimate.matching import Plan
 from otel_tokens.guard.reporting.events import Event
 from otel_tokens.guard.reporting.refusal import AccountState
+from otel_tokens.guard.reservation.amounts import within_store
 from otel_tokens.guard.reservation.reservation import ActiveReservation
 from otel_tokens.guard.reservation.state import GuardState
 from otel_tokens.guard.store.base import Admission, Booking, StoreError
+from otel_tokens.safely import report_fault
 from otel_tokens.values import Call, Record
 
 SHORTENED = frozenset({units.USD, units.TOKENS, units.OUTPUT_TOKENS})
@@ -41,7 +43,10 @@ def granted(state: GuardState, reservation: ActiveReservation, answer: Admission
         report_overdraft(state, reservation, answer)
     if plan.slots:
         warned = state.warned(plan, answer.balances) if state.running_low else None
-        if warned:
+        if answer.lost:
+            reservation.decision = "warn" if warned else "allow"
+            state.allowed_locally(plan.limits, warned or (), call=reservation.call, lost=answer.lost)
+        elif warned:
             reservation.decision = "warn"
             state.decisions.warned(plan.decision_key, warned)
         else:
@@ -82,17 +87,35 @@ def report_clamp(state: GuardState, reservation: ActiveReservation, answer: Admi
         state.report("clamp", limit, slot, balance, call=reservation.call, now=answer.now, detail=detail)
 
 
-def without_store(state: GuardState, reservation: ActiveReservation, error: StoreError) -> ActiveReservation:
-    """A reservation without a reservation: what the call costs is still charged once the store answers again."""
-    refusal = state.without_store(error, reservation.call)
+def without_store(state: GuardState, reservation: ActiveReservation, error: Exception) -> ActiveReservation:
+    """The reservation of a call that goes on although the store had no part in it, or the refusal raised.
+
+    What the call costs is charged once the store answers again.
+    """
+    refusal = state.without_store(error, reservation.call, reservation.plan.limits)
     if refusal is not None:
-        if reservation.gas is not None:
-            reservation.gas.settle(reservation.gas_tokens, 0)
-        state.renewer.settle(reservation.key, (), ())  # it may have been granted all the same
+        give_up(state, reservation)
         raise refusal from error
     if reservation.sent_model != reservation.call.model:
         reservation.model = reservation.sent_model
     return reservation
+
+
+def give_up(state: GuardState, reservation: ActiveReservation) -> None:
+    """Give back a reservation whose call is not sent. The store may have made it, or not."""
+    try:
+        _give_back(state, reservation)
+    except BaseException:
+        _give_back(state, reservation)  # interrupted half-way; each step may be done twice
+        raise
+
+
+def _give_back(state: GuardState, reservation: ActiveReservation) -> None:
+    state.renewer.drop(reservation.key)
+    reservation.end_gas(0)
+    if reservation.plan.slots:
+        state.release_key(reservation.key)
+    reservation.done = True
 
 
 def unpriced(state: GuardState, plan: Plan, call: Call) -> BudgetExceededError:
@@ -106,44 +129,93 @@ def unpriced(state: GuardState, plan: Plan, call: Call) -> BudgetExceededError:
     return state.refuse(AccountState(limit, slot, (0, 0, slot.limit)), 0, call=call, now=now, why=why)
 
 
-def settle(state: GuardState, reservation: ActiveReservation, record: Record) -> None:
-    """Charge a call. Only the first end of a reservation counts. Never waits for a network."""
+def settle(state: GuardState, reservation: ActiveReservation, record: Record | None) -> None:
+    """Charge a call, without a record as it was reserved. Only the first end of a reservation counts.
+
+    Never waits for a network. A fault of ours charges the call as it was reserved.
+    """
     if reservation.done:
         return
+    try:
+        _end(state, reservation, _used(state, reservation, record))
+    except BaseException:
+        _end(state, reservation, _as_reserved(reservation))  # where it is booked already, this changes nothing
+        raise
+    if record is not None and record.usage.origin == "provider":
+        _learn(state, reservation, record)
+
+
+_Used = tuple[Sequence[int], int]
+"""What a call used: the amount on each slot, and the tokens that its gas is charged."""
+
+
+def _used(state: GuardState, reservation: ActiveReservation, record: Record | None) -> _Used:
+    plan = reservation.plan
+    try:
+        if record is not None:
+            values = state.estimator.actual(plan, reservation.sent_model, record, reservation.values)
+            return within_store(plan.take_actual(values)), values["tokens"]
+    except Exception as error:
+        report_fault("guard.settle", error)
+    return _as_reserved(reservation)
+
+
+def _as_reserved(reservation: ActiveReservation) -> _Used:
+    return reservation.amounts, reservation.gas_tokens
+
+
+def _end(state: GuardState, reservation: ActiveReservation, used: _Used) -> None:
+    amounts, tokens = used
+    state.renewer.drop(reservation.key)
+    reservation.end_gas(tokens)
+    if amounts:
+        _charge(state, reservation, amounts)
     reservation.done = True
-    plan, key, store = reservation.plan, reservation.key, state.store
-    state.renewer.drop(key)
-    values = state.estimator.actual(plan, reservation.sent_model, record, reservation.values)
-    if reservation.gas is not None:
-        reservation.gas.settle(reservation.gas_tokens, values["tokens"])
-    amounts = plan.take_actual(values)
-    if not amounts:
-        pass
-    elif store.direct:
+
+
+def _charge(state: GuardState, reservation: ActiveReservation, amounts: Sequence[int]) -> None:
+    """Book the amounts: now if the store is near and not busy, else soon."""
+    if state.store.direct:
         try:
-            bookings = store.settle_at_once(key, plan.slots, amounts)
+            bookings = state.store.settle_at_once(reservation.key, reservation.plan.slots, amounts)
         except StoreError:
-            state.renewer.settle(key, plan.slots, amounts, functools.partial(booked, state, reservation))
+            pass  # busy, or lost
+        except Exception as error:
+            _charge_soon(state, reservation, amounts)
+            report_fault("guard.settle", error)
+            return
+        except BaseException:
+            _charge_soon(state, reservation, amounts)
+            raise
         else:
             booked(state, reservation, bookings)
-    else:
-        state.renewer.settle(key, plan.slots, amounts, functools.partial(booked, state, reservation))
-    if record.usage.origin != "provider":
-        return
+            return
+    _charge_soon(state, reservation, amounts)
+
+
+def _charge_soon(state: GuardState, reservation: ActiveReservation, amounts: Sequence[int]) -> None:
+    slots, key = reservation.plan.slots, reservation.key
+    if state.local is not None:
+        state.local.settled(key, slots, amounts, reservation.amounts)
+    state.renewer.settle(key, slots, amounts, functools.partial(booked, state, reservation))
+
+
+def _learn(state: GuardState, reservation: ActiveReservation, record: Record) -> None:
+    """Let later estimates know what the call used; report an estimate that was far off."""
     wrong = state.history.learn(record, reservation.sent_model, reservation.sizes.input_tokens_estimate)
-    if wrong is not None:
-        call = reservation.call
-        detail = f"{wrong:+.0%} tokens against the estimate"
-        state.actions.report(
-            Event(
-                "estimate",
-                provider=call.provider,
-                model=reservation.sent_model,
-                ratio=wrong,
-                detail=detail,
-                at=time.time(),
-            )
-        )
+    if wrong is None:
+        return
+    call = reservation.call
+    detail = f"{wrong:+.0%} tokens against the estimate"
+    event = Event(
+        "estimate",
+        provider=call.provider,
+        model=reservation.sent_model,
+        ratio=wrong,
+        detail=detail,
+        at=time.time(),
+    )
+    state.actions.report(event)
 
 
 def booked(state: GuardState, reservation: ActiveReservation, bookings: Sequence[Booking]) -> None:
@@ -166,11 +238,5 @@ def booked(state: GuardState, reservation: ActiveReservation, bookings: Sequence
 
 def release(state: GuardState, reservation: ActiveReservation) -> None:
     """Nothing was billed: everything goes back."""
-    if reservation.done:
-        return
-    reservation.done = True
-    state.renewer.drop(reservation.key)
-    if reservation.gas is not None:
-        reservation.gas.settle(reservation.gas_tokens, 0)
-    if reservation.plan.slots:
-        state.release_key(reservation.key)
+    if not reservation.done:
+        give_up(state, reservation)

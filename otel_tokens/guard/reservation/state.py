@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,23 +17,33 @@ from otel_tokens.guard.estimate.history import History
 from otel_tokens.guard.estimate.matching import Index, Plan
 from otel_tokens.guard.options import GuardOptions
 from otel_tokens.guard.reporting.actions import Actions, Scheduler
-from otel_tokens.guard.reporting.events import Decisions, Event, Kind, about
+from otel_tokens.guard.reporting.events import Decision, Decisions, Event, Kind, about
 from otel_tokens.guard.reporting.refusal import AccountState, asks, refused
 from otel_tokens.guard.reservation.renewal import Renewer
-from otel_tokens.guard.store.base import Balance, Booking, Slot, Store, StoreError
+from otel_tokens.guard.store.base import Admission, Balance, Booking, Slot, Store, StoreError
+from otel_tokens.guard.store.local.store import LocalStore
 from otel_tokens.safely import logger
 from otel_tokens.values import Call
 
 _MAX_REPORTED = 10_000
 _SAY_LOST_EVERY = 60.0
 BURN_SAMPLES = 1024
+_LOST: dict[str, str] = {
+    "local": "each process goes on by what it last knew of each account",
+    "open": "calls go on without being held to their budgets",
+    "closed": "calls under hard budgets are refused",
+}
+"""What happens without the store, by `GuardOptions.fail`."""
 Burn = tuple[float, Sequence[Slot], Sequence[Booking]]
 """(unix seconds, slots, bookings) of one settlement: what a forecast is made of."""
 
 
 @dataclass(slots=True)
 class GuardState:
-    """Built once per guard, mutable. `seen` has (window start, used, limit, when) of accounts that steer calls."""
+    """Built once per guard, mutable. `local` is `store` where that goes on without the store behind it.
+
+    `seen` has (window start, used, limit, when) of accounts that steer calls.
+    """
 
     index: Index
     store: Store
@@ -45,6 +55,7 @@ class GuardState:
     renewer: Renewer
     ttl_ms: int
     background: Scheduler
+    local: LocalStore | None = None
     burn: deque[Burn] = field(default_factory=lambda: deque[Burn](maxlen=BURN_SAMPLES))
     running_low: bool = False
     seen: dict[str, tuple[int, int, int, int]] = field(default_factory=dict[str, tuple[int, int, int, int]])
@@ -108,10 +119,23 @@ class GuardState:
     def refuse(
         self, account: AccountState, requested: int, *, call: Call | None, now: int, retry_at: int = 0, why: str = ""
     ) -> BudgetExceededError:
-        """Count and tell a refusal, and make its error. The 100 % actions run once per account and window."""
+        """Count and report a refusal, and make its error. The 100 % actions run once per account and window."""
+        self._count(account.limit.name, "deny", call, "")
+        return self._refusal(account, requested, call=call, now=now, retry_at=retry_at, why=why)
+
+    def refuse_locally(
+        self, account: AccountState, requested: int, *, call: Call | None, answer: Admission
+    ) -> BudgetExceededError:
+        """`refuse` for an answer that was given without the store."""
+        self._report_lost(answer.lost, call)
+        self._count(account.limit.name, "deny", call, "store_local")
+        why = "the budget store does not answer, and by what this process last knew: "
+        return self._refusal(account, requested, call=call, now=answer.now, why=why)
+
+    def _refusal(
+        self, account: AccountState, requested: int, *, call: Call | None, now: int, retry_at: int = 0, why: str = ""
+    ) -> BudgetExceededError:
         limit, slot, balance = account
-        provider, model = ("", "") if call is None else (call.provider, call.model)
-        self.decisions.single(limit.name, "deny", provider, model)
         detail = why.rstrip(": ") or asks(limit, requested)
         event = self.report("exceeded", limit, slot, balance, call=call, now=now, detail=detail)
         if (slot.key, slot.start) not in self._reported:
@@ -125,30 +149,58 @@ class GuardState:
                             self.actions.do(action, event)
         return refused(account, requested, now=now, retry_at=retry_at, why=why)
 
-    def without_store(self, error: StoreError, call: Call | None) -> BudgetExceededError | None:
-        """A decision the store had no part in: counted; the error to raise when the guard fails closed."""
+    def _count(self, budget: str, decision: Decision, call: Call | None, reason: str) -> None:
         provider, model = ("", "") if call is None else (call.provider, call.model)
-        closed = self.options.fail == "closed"
-        self.decisions.single("", "deny" if closed else "allow", provider, model, "store")
-        self.actions.report(Event("store", provider=provider, model=model, detail=str(error)))
-        self._say_lost(error)
-        if not closed:
-            return None
-        return BudgetExceededError(f"the budget store does not answer, and the guard fails closed: {error}")
+        self.decisions.single(budget, decision, provider, model, reason)
 
-    def _say_lost(self, error: StoreError) -> None:
-        """Log that the store is lost, once a minute: a mistake in its address must not look like budgets that hold."""
+    # ---- without the store -------------------------------------------------------------------------------------------
+    def allowed_locally(
+        self, limits: Sequence[Limit], warned: Collection[str], *, call: Call | None, lost: str
+    ) -> None:
+        """Count and report a call that was let through by what this process last knew."""
+        self._report_lost(lost, call)
+        for name in dict.fromkeys(limit.name for limit in limits):
+            self._count(name, "warn" if name in warned else "allow", call, "store_local")
+
+    def without_store(self, error: Exception, call: Call | None, limits: Sequence[Limit]) -> BudgetExceededError | None:
+        """Decide by the fail mode alone, for a call under `limits`; the error to raise, or None to let it through.
+
+        Also for a fault of ours, and where the amounts of the call are not known: then `local` is `closed`.
+        """
+        reason = f"store_{self.options.fail}"
+        refusing = [] if self.options.fail == "open" else [limit for limit in limits if limit.hard]
+        self._report_lost(str(error) or type(error).__name__, call)
+        for name in dict.fromkeys(limit.name for limit in refusing or limits) or [""]:
+            self._count(name, "deny" if refusing else "allow", call, reason)
+        if not refusing:
+            return None
+        fault = "" if isinstance(error, StoreError) else f"{type(error).__name__}: "
+        return BudgetExceededError(
+            f"budget {refusing[0].name!r}: the budget store does not answer, and the guard refuses (store_fail: "
+            f"{self.options.fail}): {fault}{error}",
+            budget=refusing[0].name,
+            unit=refusing[0].unit,
+        )
+
+    def _report_lost(self, error: str, call: Call | None) -> None:
+        """Report a decision that the store had no part in, and log it once a minute.
+
+        A mistake in the store's address must not look like budgets that hold.
+        """
+        provider, model = ("", "") if call is None else (call.provider, call.model)
+        self.actions.report(Event("store", provider=provider, model=model, detail=error))
         now = time.monotonic()
         if now < self._say_lost_at:
             return
         self._say_lost_at = now + _SAY_LOST_EVERY
         fail = self.options.fail
-        what = "calls are refused" if fail == "closed" else "calls go on without being held to their budgets"
-        logger.warning("the budget store does not answer: %s (store_fail: %s): %s", what, fail, error)
+        logger.warning("the budget store does not answer: %s (store_fail: %s): %s", _LOST[fail], fail, error)
 
     # ---- reservations ----------------------------------------------------------------------------------------------
     def release_key(self, key: str) -> None:
         """Release a reservation, now if the store is near, else soon; also one that may not exist."""
+        if self.local is not None:
+            self.local.settled(key, (), (), ())
         if self.store.direct:
             try:
                 self.store.settle_at_once(key, (), ())

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from otel_tokens.errors import BudgetExceededError
 from otel_tokens.guard.budgets.limit import Limit
 from otel_tokens.guard.reporting.refusal import AccountState, cut
+from otel_tokens.guard.reservation.amounts import within_store
 from otel_tokens.guard.reservation.reservation import ActiveReservation
 from otel_tokens.guard.reservation.state import GuardState
-from otel_tokens.guard.store.base import Admission, StoreError
+from otel_tokens.guard.store.base import Admission, EndedError, StoreError
 from otel_tokens.guard.store.drivers import Steps, run
 
 _LARGE_STEP = 256
@@ -59,7 +60,7 @@ def more(state: GuardState, reservation: ActiveReservation, tokens: int) -> Step
         values = state.estimator.grown(
             reservation.plan, reservation.call, reservation.sizes, reservation.values, output=target
         )
-        extra = [max(0, values[m] - reservation.values[m]) for m in reservation.plan.measures]
+        extra = within_store([values[m] - reservation.values[m] for m in reservation.plan.measures])
         try:
             tokens_more = values["tokens"] - reservation.values["tokens"]
             if reservation.gas is not None:
@@ -70,12 +71,17 @@ def more(state: GuardState, reservation: ActiveReservation, tokens: int) -> Step
             _grown(reservation, values, extra, tokens_more, target)
             return None
         try:
-            answer: Admission = yield ("admit", reservation.key, reservation.plan.slots, extra, state.ttl_ms)
+            answer: Admission | None = yield ("admit", reservation.key, reservation.plan.slots, extra, state.ttl_ms)
+        except EndedError:
+            answer = None
         except StoreError as error:
-            refusal = state.without_store(error, reservation.call)
+            refusal = state.without_store(error, reservation.call, reservation.plan.limits)
             if refusal is not None:
                 return refusal
             answer = Admission(True, 0, ())
+        if answer is None or reservation.done:  # it ended meanwhile: nobody else gives this back
+            state.release_key(reservation.key)
+            return None
         if answer.granted or answer.reason == "moved":  # the window it was admitted in is over: no longer its limit
             _grown(reservation, values, extra, tokens_more, target)
             return None

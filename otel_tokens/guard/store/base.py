@@ -98,6 +98,10 @@ class StoreError(OtelTokensError):
     """The store could not be reached, did not answer in time, or is damaged. Whether it acted is unknown."""
 
 
+class EndedError(StoreError):
+    """An admission under a key that was settled or released before. The store itself is well."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """An account in a window, as one budget declares it. Made once per scope and window, reused by every call.
@@ -162,7 +166,7 @@ class Admission:
 
     `refused` is the index of the first slot that refused (finished ones first), -1 if none. `retry_at` (unix
     ms, 0 = unknown) is when that slot frees budget by itself: its window's end, or for a rolling one the moment
-    its oldest slice leaves.
+    its oldest slice leaves. `lost` says why the store had no part in it, "" where it had (`store.local`).
     """
 
     granted: bool
@@ -171,6 +175,7 @@ class Admission:
     refused: int = -1
     reason: Refusal = ""
     retry_at: int = 0
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)

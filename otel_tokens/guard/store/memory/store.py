@@ -18,10 +18,10 @@ from otel_tokens.guard.store.base import (
     Balance,
     Booking,
     Change,
+    EndedError,
     Row,
     Slot,
     Store,
-    StoreError,
 )
 from otel_tokens.guard.store.memory.accounts import Accounts, Group, Groups, Held, added, parts_of, running
 
@@ -116,7 +116,7 @@ class MemoryStore(Store):
     def _admit(self, request: AdmitRequest, now: int) -> Admission:
         """The whole of `admit`: windows turn, slices leave, graces are given, refusals said."""
         if request.ttl_ms and request.key in self._settled:
-            raise StoreError(f"reservation {request.key} has ended")
+            raise EndedError(f"reservation {request.key} has ended")
         for slot in request.slots:
             if slot.end and not slot.start <= now < slot.end:
                 return Admission(False, now, (), -1, "moved")

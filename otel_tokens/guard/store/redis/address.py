@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from otel_tokens.errors import ConfigError
-from otel_tokens.guard.store.base import StoreError
+from otel_tokens.guard.store.base import EndedError, StoreError
 from otel_tokens.guard.store.redis.protocol import command
 from otel_tokens.text import shown_url
 
@@ -181,7 +181,8 @@ class Address:
         """What a failure is to the guard."""
         if isinstance(error, (self.errors.ConnectionError, self.errors.TimeoutError, OSError)):
             self._place = None  # a node that a cluster once named may be the one that died
-        return StoreError(f"Redis at {self.label}: {error or type(error).__name__}")
+        kind = EndedError if str(error).endswith(" has ended") else StoreError
+        return kind(f"Redis at {self.label}: {error or type(error).__name__}")
 
     def late(self, timeout: float) -> StoreError:
         """No answer in time."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from otel_tokens.guard.store.account import Account, ReservedAmount, by_key, refusal
-from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, AdmitRequest, Booking, Change, Slot, StoreError
+from otel_tokens.guard.store.base import LIMIT_CHANGES, Admission, AdmitRequest, Booking, Change, EndedError, Slot
 from otel_tokens.guard.store.sqlite.tables import EXPIRED, LIVES, SETTLED, StoredReservation, Tables
 
 _PAGE = 500  # accounts changed in one transaction: nobody waits for more
@@ -18,7 +18,7 @@ def admit(tables: Tables, request: AdmitRequest) -> Admission:
     now = tables.now
     reservation = tables.reservation(request.key) if request.ttl_ms else None
     if reservation is not None and reservation.state == SETTLED:
-        raise StoreError(f"reservation {request.key} has ended")
+        raise EndedError(f"reservation {request.key} has ended")
     accounts = [tables.open(slot) for slot in request.slots]
     for account in accounts:
         account.age(now)
