@@ -29,7 +29,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 import otel_tokens
-from benchmarks import guard
+from benchmarks import guard, instructions
 from benchmarks.floor import Floor, Model, Watch
 from benchmarks.transport import client
 
@@ -333,6 +333,7 @@ def main() -> int:
         print(f"import and instrument() {ours:.0f} ms, {ours / base:.2f} x OpenTelemetry's SDK ({base:.0f} ms)")
         print(f"memory kept per call: {memory(2000 if quick else 6000):.1f} bytes (target 0)")
     guard.main()
+    instructions.main()
     return 0
 
 

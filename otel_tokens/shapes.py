@@ -1,4 +1,4 @@
-"""Type guards for values whose shape a provider decides: JSON, SDK objects."""
+"""Type guards for values of unknown shape: JSON and SDK objects."""
 
 from __future__ import annotations
 

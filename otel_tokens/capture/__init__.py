@@ -1,1 +1,1 @@
-"""How a call is intercepted: patching, the two drivers, streams. Knows wrapt, knows no provider."""
+"""Intercepts calls: patches SDK functions, follows each request and its answer or stream. Knows no provider."""

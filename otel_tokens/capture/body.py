@@ -1,4 +1,4 @@
-"""Bodies that pass as bytes: usage is read from them without keeping them.
+"""Reads usage from response bodies that the caller reads as bytes. The bodies are not kept.
 
 An event stream is read event by event, or frame by frame. A JSON body is kept only in outline (long texts are cut),
 so memory stays bounded however long the answer is.
@@ -86,7 +86,7 @@ class Decoded:
             # A decoder returns the bytes, or (httpx2 >= 2.16) yields them in pieces of bounded size.
             plain: bytes | Iterable[bytes] = self._decoder.decode(data)
             yield from (plain,) if isinstance(plain, bytes) else plain
-        except Exception:  # damaged: the HTTP client will tell the caller
+        except Exception:  # damaged: the HTTP client raises its own error
             self._decoder = None
 
     def _again(self, kept: bytes) -> bytes:
@@ -103,7 +103,7 @@ class Decoded:
 
 
 class EventBody:
-    """Server-sent events: every event is parsed for its facts, and the usage chunk nobody asked for is left out."""
+    """Server-sent events: each event is parsed for its facts. The usage chunk that only we asked for is left out."""
 
     def __init__(self, active: ActiveCall, *, hide: bool = True) -> None:
         self._active = active

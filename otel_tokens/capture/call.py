@@ -1,4 +1,4 @@
-"""The drivers: one billed call around an SDK's request function, sync and async, from one story."""
+"""The wrappers that are put around an SDK's functions, sync and async: each billed request becomes a call."""
 
 from __future__ import annotations
 

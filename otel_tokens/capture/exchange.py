@@ -102,7 +102,7 @@ class Exchange:
     def again(self, error: Exception) -> bool:
         """Whether to send once more because the host may have refused the option that we added.
 
-        A host that does not say so clearly is only asked again while it has never sent usage on request.
+        A host whose answer does not name the option is asked again only while it has never sent usage on request.
         """
         active, call = self.active, self.active.call
         refusal = safely("refusal", refusal_of_option, error) if active.hide_usage else None
@@ -138,7 +138,7 @@ class Exchange:
         if isinstance(error, Exception) and interruption(error) is None:
             return True  # every error of the SDK is recorded
         if isinstance(error, GeneratorExit):
-            return True  # a coroutine that was closed: its traceback does not tell
+            return True  # a closed coroutine: its traceback does not reach into the HTTP client
         return self.answered() or self.active.attempts > 1 or was_sent(error)
 
     def _may_be_billed(self, error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""What a failed request says by its exception: whether it was sent, whether it was answered, whether it is billed."""
+"""Finds out from the exception of a failed request whether it was sent, answered, and possibly billed."""
 
 from __future__ import annotations
 

@@ -32,10 +32,10 @@ OF_SDKS = re.compile(
 SDK_SCOPE = "com.anthropic.sdk.python"
 """Scope name of the spans that an SDK makes itself; a platform's name may follow it."""
 RELATED = ("opentelemetry.instrumentation.", "openinference.instrumentation.", "logfire.")
-"""Prefixes of scope names under which frameworks record: a span is a call's only if it says so."""
+"""Prefixes of scope names of frameworks: their span belongs to a call only if its attributes name a call."""
 CALLS = frozenset({"chat", "text_completion", "embeddings", "generate_content", "completion", "LLM", "EMBEDDING"})
 KINDS = (OPERATION, "openinference.span.kind")
-"""Where a span says what it is of."""
+"""The attributes that name the kind of a span."""
 
 
 _taken: WeakSet[Any] = WeakSet()

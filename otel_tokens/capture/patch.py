@@ -29,7 +29,7 @@ class OnParent:
         import wrapt  # takes longer to import than all of ours: only once an SDK is there
 
         self.parent, self.attribute, self.original, self.on = parent, attribute, _own(parent, attribute), True
-        # Its own switch makes a wrapper that others have wrapped harmless after uninstall, whoever patches next.
+        # Others may have wrapped this wrapper. The switch makes it do nothing after uninstall.
         self.replacement = wrapt.FunctionWrapper(self.original, wrapper, enabled=lambda: self.on)
         setattr(parent, attribute, self.replacement)
 

@@ -1,4 +1,4 @@
-"""Arguments of an SDK's request function to a `Call`: what is asked, of whom, within which bounds."""
+"""Makes a `Call` of the arguments of an SDK's request function."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Requests:
         return route(provider.sdk, options.url)
 
     def host(self, provider: Provider, client: Any, url: str) -> Host:
-        """Who bills this client's calls: by its host; for a host nobody knows, by its class."""
+        """The provider of this client's calls, known by its host; for an unknown host, by the client's class."""
         if "://" in url:
             return self._resolve(url, provider.sdk)
         base = getattr(client, "_base_url", None)
@@ -140,7 +140,7 @@ class UsageOption(dict[str, Any]):
 
 
 def usage_option(body: Mapping[str, Any]) -> UsageOption | None:
-    """What asks for usage on a chat stream whose caller said nothing of it; None where there is nothing to ask."""
+    """The option that asks for usage in a chat stream. None if the caller has set it, or if it is no stream."""
     given = body.get("stream_options")
     if not body.get("stream") or not (given is None or is_mapping(given)):
         return None
@@ -159,7 +159,7 @@ def ask_for_usage(options: Options, wanted: UsageOption) -> None:
 
 
 def with_ours(options: Options) -> bool:
-    """Whether a request goes out with the option that we wrote, and nobody else has written since."""
+    """Whether a request has the option that we wrote, and not one that was written after it."""
     return any(isinstance(get(held, "stream_options"), UsageOption) for held in (options.json_data, options.extra_json))
 
 
@@ -179,7 +179,7 @@ Refusal = Literal["named", "perhaps"]
 def refusal_of_option(error: Exception) -> Refusal | None:
     """Whether a host refused a request for the option that we added.
 
-    "named": the answer names the option. "perhaps": it says that the request is wrong and does not say what is wrong.
+    "named": the answer names the option. "perhaps": the request is wrong, for a reason that the answer does not name.
     """
     status = getattr(error, "status_code", None)
     if status not in _REFUSALS:

@@ -1,8 +1,8 @@
-"""Streams: the look at each chunk, and the tap on a body that the caller reads as bytes.
+"""Streams: reads each chunk, and the bytes of a body that the caller reads as bytes.
 
 The caller keeps the SDK's own objects. Parsed chunks are seen in the SDK's generator; the end of a body (close by
 anyone: caller, helper, context manager) is seen in the response's byte stream, which is also where bytes are read
-when nobody parses.
+when the SDK does not parse them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def call_of(stream: Any) -> ActiveCall | None:
 
 
 def metered(stream: Any, inner: Iterator[Any]) -> Iterator[Any]:
-    """The SDK's generator of chunks, seen. Runs lazily, when the response already knows its call."""
+    """The SDK's generator of chunks; each chunk is read as it passes. Ends the call when the stream ends."""
     active: ActiveCall | None = None
     try:
         active = call_of(stream)
@@ -161,6 +161,8 @@ class _Tap:
         self._otel_error: BaseException | None = None
         self._otel_body: Body | None = None
         self._otel_blind = False
+        # An SDK reads it for every chunk: as a plain attribute that takes a tenth of what `__getattr__` takes.
+        self.stream_observer = getattr(inner, "stream_observer", None)
         # One document where a stream was asked for has no chunks to be parsed.
         self._otel_whole = "json" in response.headers.get("content-type", "")
         self._otel_decoders = sys.modules.get(type(response).__module__.partition(".")[0] + "._decoders")
@@ -170,13 +172,8 @@ class _Tap:
             raise AttributeError(name)
         return getattr(self._otel_inner, name)
 
-    @property
-    def stream_observer(self) -> Any:
-        """An SDK asks for it at every chunk: said at once, where `__getattr__` would take a microsecond to say no."""
-        return getattr(self._otel_inner, "stream_observer", None)
-
     def _otel_see(self, data: bytes) -> bytes:
-        """Look at bytes that pass, when nobody parses them; returns what the caller shall get."""
+        """Read bytes that the SDK does not parse. Returns the bytes for the caller."""
         active, body = self._otel_active, self._otel_body
         if body is None:  # what has been begun goes on to the body's end: it may be holding something back
             if (active.parsed and not self._otel_whole) or active.ended or self._otel_blind:

@@ -1,4 +1,4 @@
-"""Tells of a module's import, past or future, without importing it.
+"""Calls a function once a module has been imported, without importing it.
 
 Our own, because wrapt's import hooks come with all of wrapt, whose import takes longer than everything else we do:
 wrapt is loaded when there is something to patch.
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
 
-Told = Callable[[ModuleType], object]
+Callback = Callable[[ModuleType], object]
 
-_watched: dict[str, list[Told]] = {}
+_watched: dict[str, list[Callback]] = {}
 _loading: set[str] = set()
 _lock = threading.Lock()
 _searching = threading.local()
 
 
-def when_imported(module: str, told: Told) -> None:
-    """Call `told(module)` now if the module is there, and otherwise once it has been imported."""
+def when_imported(module: str, callback: Callback) -> None:
+    """Call `callback(module)` now if the module is there, and otherwise once it has been imported."""
     with _lock:
         if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
             sys.meta_path.insert(0, _Finder())
-        if told not in _watched.setdefault(module, []):
-            _watched[module].append(told)
+        if callback not in _watched.setdefault(module, []):
+            _watched[module].append(callback)
     found = sys.modules.get(module)
     if found is None:
         return
     spec = getattr(found, "__spec__", None)
     if not _is_loading(spec):
-        told(found)
+        callback(found)
     elif module not in _loading and not isinstance(getattr(spec, "loader", None), _Loader):
-        # Another thread began to import it before there was a finder of ours: nobody else will tell of its end.
-        wait = threading.Thread(target=_wait, args=(found, told), name=f"otel-tokens-import-{module}", daemon=True)
+        # Another thread began to import it before there was a finder of ours, which would see the end of the import.
+        wait = threading.Thread(target=_wait, args=(found, callback), name=f"otel-tokens-import-{module}", daemon=True)
         wait.start()
 
 
@@ -62,14 +62,14 @@ def _is_loading(spec: Any) -> bool:
     return bool(getattr(spec, "_initializing", False))
 
 
-def _wait(module: ModuleType, told: Told) -> None:
-    """Tell of a module once it has been imported. Waiting on its import lock could end in a deadlock."""
+def _wait(module: ModuleType, callback: Callback) -> None:
+    """Call back once a module has been imported. Waiting on its import lock could end in a deadlock."""
     pause = 0.001
     while _is_loading(module.__spec__):
         time.sleep(pause)
         pause = min(pause * 1.1, 0.05)
     if sys.modules.get(module.__name__) is module:
-        safely(f"after the import of {module.__name__}", told, module)
+        safely(f"after the import of {module.__name__}", callback, module)
 
 
 class _Finder:
@@ -95,7 +95,7 @@ class _Finder:
 
 
 class _Loader:
-    """A module's own loader, which tells when it is done."""
+    """A module's own loader; calls back when it is done."""
 
     def __init__(self, loader: Any) -> None:
         self._otel_loader = loader
@@ -114,8 +114,8 @@ class _Loader:
             loader.exec_module(module)
         finally:
             _loading.discard(module.__name__)
-        for told in list(_watched.get(module.__name__, ())):
-            safely(f"after the import of {module.__name__}", told, module)
+        for callback in list(_watched.get(module.__name__, ())):
+            safely(f"after the import of {module.__name__}", callback, module)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._otel_loader, name)

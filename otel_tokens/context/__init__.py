@@ -1,4 +1,4 @@
-"""Tags: whose calls these are (session, task, tenant, user, agent, feature …), as contextvars and W3C baggage."""
+"""Tags of calls (session, task, tenant, user, agent, feature …), kept in contextvars and W3C baggage."""
 
 from __future__ import annotations
 

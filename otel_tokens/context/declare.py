@@ -1,4 +1,4 @@
-"""`tags(...)`: the context manager and decorator that says whose calls these are."""
+"""`tags(...)`: the context manager and decorator that sets the tags of calls."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def push(owner: object, added: Mapping[str, str], removed: Iterable[str] = ()) -
 
 
 def _shorten(frame: Frame) -> None:
-    """Cut the chain below the first frame that has ended: nobody here will come back to what is under it.
+    """Cut the chain below the first frame that has ended: no code here returns to what is below it.
 
     Without this a task that starts its successor under its own tags, which starts the next …, keeps them all.
     """

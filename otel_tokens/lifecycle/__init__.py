@@ -1,7 +1,7 @@
-"""The story of one call, written once for sync and async: the only room that knows the order of the others.
+"""The lifecycle of one call, for sync and async callers.
 
-open → (guard.admit) → the SDK runs → see each response or chunk → end: normalise, price, record, sinks, settle.
-The capture room drives it; everything with state is injected by the composition root.
+open → (guard.admit) → the SDK sends → read each response or chunk → end: normalise, price, record, sinks, settle.
+The capture package calls it. Prices, spans, sinks and the guard are passed in by the composition root.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Step = tuple[str, Callable[[Any], object]]
 class Ending:
     """Ends one call: makes its record, gives it to the sinks, finishes the span, settles the budget.
 
-    Calling it again after an exception goes on with the first step that is not done. `resumed` says that it is so.
+    After an exception, call it again: it goes on with the first step that is not done. `resumed` is True then.
     """
 
     __slots__ = ("_done", "active", "error", "finished", "outcome", "resumed")
@@ -186,7 +186,7 @@ class Ending:
         return self._estimated(usage), "aborted" if self.outcome != "ok" else "stream_no_usage"
 
     def _note_unasked(self) -> None:
-        """Remember a server that has sent usage in a stream though nobody asked: it is not asked in future."""
+        """Remember a server that has sent usage in a stream without being asked. It is not asked in future."""
         active = self.active
         options = (active.body or {}).get("stream_options")
         if not (is_mapping(options) and options.get("include_usage")):

@@ -13,7 +13,7 @@ from otel_tokens.usage.estimate import Estimator
 from otel_tokens.values import Call, CallSizes, Cost, Record, Reservation, Usage
 
 Sink = Callable[[Record], object]
-"""Takes each record once it is complete. Sinks run in order, each behind the wall."""
+"""Takes each record once it is complete. Sinks run in order; a fault of one does not stop the next."""
 
 
 class Price(Protocol):
@@ -50,7 +50,7 @@ class SpanWriter(Protocol):
     def finish(
         self, span: Any, record: Record, *, error: BaseException | None = None, lease: Reservation | None = None
     ) -> None:
-        """Set what the record and the lease say, and end the span."""
+        """Write the record and the reservation on the span, and end it."""
         ...
 
     def annotate(self, span: Any, record: Record, *, lease: Reservation | None = None) -> None:
@@ -144,7 +144,7 @@ class Engine:
             self.remembered.pop(next(iter(self.remembered)), None)
 
     def end_open(self) -> None:
-        """End the calls that nobody will end any more: the process, or the metering, is about to."""
+        """End all open calls, before the process or the metering ends."""
         while self.parked:
             self.parked.pop(next(iter(self.parked))).end("ok")
         for active in list(self.streams):

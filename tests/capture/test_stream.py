@@ -7,7 +7,8 @@ import itertools
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import openai
 import pytest
@@ -191,12 +192,13 @@ def test_a_body_that_nobody_observes_says_so_at_once(monkeypatch: pytest.MonkeyP
         return found(tap, name)
 
     monkeypatch.setattr(stream._Tap, "__getattr__", watched)
-    tap = object.__new__(stream._Tap)
-    tap._otel_inner = Body()
+    response: Any = SimpleNamespace(headers={})
+    tap = stream._Tap(Body(), cast("Any", None), response)
     assert getattr(tap, "stream_observer", None) is None
     assert asked == []
-    tap._otel_inner.stream_observer = "theirs"
-    assert tap.stream_observer == "theirs"
+    observed = Body()
+    observed.stream_observer = "theirs"  # type: ignore[attr-defined]
+    assert stream._Tap(observed, cast("Any", None), response).stream_observer == "theirs"
     assert (tap.closed, asked) == (0, ["closed"])
 
 
