@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anthropic  # noqa: F401
+import openai  # noqa: F401
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -44,6 +46,7 @@ def test_a_wrapper_put_around_ours_stays(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("given", [True, False], ids=["given providers", "the API's proxies"])
 def test_cycles_leave_nothing_behind(given: bool):
     providers: dict[str, Any] = {}
+    assert {"openai", "anthropic"} <= sys.modules.keys()  # there is something to patch
     if given:
         providers["meter_provider"] = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
         providers["tracer_provider"] = TracerProvider(shutdown_on_exit=False)

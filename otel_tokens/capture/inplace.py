@@ -66,12 +66,13 @@ class InPlace:
             self.function.__code__ = self.code
             if _in(self.code) is None:
                 vars(self.function).pop("__signature__", None)
+            self.shim = self.code  # the collector does not see code objects: nothing else would end this circle
             return
         around = _in(self.function.__code__)
         while around is not None and around.code is not self.shim:
             around = _in(around.code)
         if around is not None:
-            around.code = around.inner.__code__ = self.code
+            around.code = around.inner.__code__ = self.shim = self.code
 
 
 def _in(code: CodeType) -> InPlace | None:

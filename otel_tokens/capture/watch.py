@@ -46,12 +46,12 @@ def when_imported(module: str, callback: Callback) -> None:
         wait.start()
 
 
-def forget_import(module: str, told: Told) -> None:
-    """Undo `when_imported(module, told)`. The finder goes with the last of them. Harmless if there was none."""
+def forget_import(module: str, callback: Callback) -> None:
+    """Undo `when_imported(module, callback)`. The finder goes with the last of them. Harmless if there was none."""
     with _lock:
         callbacks = _watched.get(module, [])
-        if told in callbacks:
-            callbacks.remove(told)
+        if callback in callbacks:
+            callbacks.remove(callback)
         if not callbacks:
             _watched.pop(module, None)
         if not _watched:

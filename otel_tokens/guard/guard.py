@@ -181,9 +181,9 @@ class Guard:
     def status(self, budget: str | None = None, scope: str | None = None, limit: int = 1000) -> list[Status]:
         """The budgets in force, one row per scope and unit; budgets not used yet appear where they have one scope.
 
-        Raises StoreError.
+        Without the store, for `fail: local`, the rows that this process knows; else raises StoreError.
         """
-        rows = administration.status(self.store, budget, scope, limit)
+        rows = administration.status(self._state.store, budget, scope, limit)
         known = {(row.name, row.unit) for row in rows}
         now = self.store.now()
         for own in self._state.index.limits:
@@ -230,7 +230,7 @@ class Guard:
 
     def state(self, **tags: str) -> dict[str, Any]:
         """The state of a task (`state(task="42")`) or of anything else that budgets are split by, ready for JSON."""
-        rows = administration.of_tags(administration.status(self.store, limit=sys.maxsize), tags)
+        rows = administration.of_tags(administration.status(self._state.store, limit=sys.maxsize), tags)
         return {
             "tags": dict(tags),
             "at": time.time(),

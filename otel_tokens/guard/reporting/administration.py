@@ -21,6 +21,7 @@ class Status:
     seconds, None without a calendar window; `window_seconds` is the length of a rolling one. `overdraft` is what
     is used beyond the limit under grace and not repaid. `paused_until` is set while a call waits here, a few seconds
     ahead and renewed; `review_until` while a person looks at it. Both are None when that is over.
+    `lost`: the store does not answer; the row is what this process last knew, with what it let through since.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Status:
     paused_until: float | None = None
     review_until: float | None = None
     updated: float | None = None
+    lost: bool = False
 
     @property
     def remaining(self) -> Decimal:
@@ -83,6 +85,7 @@ def from_row(row: Row) -> Status:
         paused_until=row.paused_until / 1000 if row.paused_until else None,
         review_until=row.review_until / 1000 if row.review_until else None,
         updated=row.updated / 1000 if row.updated else None,
+        lost=row.lost,
     )
 
 

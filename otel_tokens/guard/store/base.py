@@ -183,7 +183,8 @@ class Row:
     """The state of one account, as `otel-tokens budget list` shows it. Smallest units; times in unix ms.
 
     `limit` is the limit in force, `declared` what the last call declared, `overdraft` what is used beyond the
-    limit under grace and not yet repaid. `paused_until` and `review_until` are 0 when nothing waits.
+    limit under grace and not yet repaid. `paused_until` and `review_until` are 0 when nothing waits. `lost`: the
+    store does not answer, and the row is what this process last knew, with what it let through since.
     """
 
     budget: str
@@ -203,6 +204,7 @@ class Row:
     review_until: int = 0
     updated: int = 0
     window: str = ""
+    lost: bool = False
 
 
 class Store(ABC):

@@ -28,6 +28,8 @@ def open_store(url: str, *, timeout: float, prefix: str = "otel-tokens") -> Stor
     """
     if timeout <= 0:
         raise ConfigError(f"{timeout:g} is no timeout; give seconds above 0", key="store_timeout")
+    if any(character < " " or character == "\x7f" for character in url):
+        raise ConfigError(f"{shown_url(url)!r} has control characters", key="store")
     if url in {"memory", "memory://"}:
         return MemoryStore()
     path = url.removeprefix("sqlite:///")

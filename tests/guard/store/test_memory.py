@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -72,3 +73,22 @@ def test_a_refusal_half_way_leaves_nothing_reserved() -> None:
     slots = (Slot("a|t|", "a", "tokens", "", 100), Slot("b|t|", "b", "tokens", "", 10))
     assert [store.admit(str(n), slots, (10, 5), TTL).granted for n in range(3)] == [True, True, False]
     assert store.read(slots) == [(0, 20, 100), (0, 10, 10)]
+
+
+def test_a_settlement_of_many_rolling_accounts_looks_at_each_once() -> None:
+    """Once it listed the whole reservation for each account: 300 ms for a thousand."""
+    slots = tuple(Slot(f"r{n}", f"r{n}", "tokens", "", 100, slice_ms=1000, slices=60) for n in range(400))
+    store = MemoryStore()
+    steps = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    store.admit("k", slots, [1] * len(slots), 60_000)
+    sys.setprofile(count)
+    try:
+        store.settle("k", slots, [1] * len(slots))
+    finally:
+        sys.setprofile(None)
+    assert steps < 100 * len(slots)

@@ -356,7 +356,7 @@ def test_ended_leases_are_forgotten_after_their_time(path: Path, open_file, cloc
     for n in range(300):
         store.admit(f"old-{n}", S, [1], TTL)
         store.settle(f"old-{n}", S, [1])
-    clock.ms += REMEMBER_MS - 1000
+    clock.ms += TTL + REMEMBER_MS - 1000
     assert store.settle("old-7", S, [1]) == ()
     clock.ms += 2000
     for n in range(200):
@@ -371,7 +371,7 @@ def test_processes_that_end_soon_clean_up_as_well(path: Path, open_file, clock: 
         key = uuid.uuid4().hex
         store.admit(key, S, [1], TTL)
         store.settle(key, S, [1])
-    clock.ms += REMEMBER_MS + 1000
+    clock.ms += TTL + REMEMBER_MS + 1000
     for _ in range(200):  # processes of ten calls each
         store = open_file()
         for _ in range(10):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from otel_tokens.guard.store.base import Admission, AdmitRequest, Balance, Booking, Slot
+from otel_tokens.guard.store.base import Admission, AdmitRequest, Balance, Booking, Row, Slot
 
 MAX_KNOWN = 65_536
 """Accounts whose balances are kept of the newest; as many older ones stay until there are as many again."""
@@ -288,11 +289,19 @@ class LocalAccounts:
             return None
         return Admission(False, answer.now, balances, refused, "limit", request.slots[refused].end)
 
-    def rows(self) -> list[tuple[Slot, Balance, int]]:
-        """(slot, balance, unix ms of it) of each account that is known, for a look from outside."""
+    def rows(self, budget: str | None, scope: str | None, limit: int, now: int) -> list[Row]:
+        """What `Store.rows` returns, of the accounts that are known."""
+        rows: list[Row] = []
         with self._lock:
-            known = {**self._older, **self._known}
-            return [(found.slot, self._balance(found.slot, found.at), found.at) for found in known.values()]
+            for known in {**self._older, **self._known}.values():
+                slot = known.slot
+                if budget in (None, slot.budget) and scope in (None, slot.scope) and not 0 < slot.end <= now:
+                    used, reserved, most = self._balance(slot, now)
+                    row = Row(slot.budget, slot.unit, slot.scope, used, reserved, most, slot.limit)
+                    times = {"start": slot.start, "end": slot.end, "rolling_ms": slot.slice_ms * slot.slices}
+                    rows.append(replace(row, **times, finished=known.finished, updated=known.at, lost=True))
+        rows.sort(key=lambda row: (row.budget, row.scope, row.unit))
+        return rows[:limit]
 
 
 def _length(slot: Slot) -> int:

@@ -184,12 +184,20 @@ class LocalStore(Store):
             self._is_back()
 
     def rows(self, budget: str | None = None, scope: str | None = None, limit: int = 1000) -> list[Row]:
-        """The store's rows. Raises StoreError."""
-        return self.behind.rows(budget, scope, limit)
+        """The store's rows, without the store those that this process knows."""
+        try:
+            return self.behind.rows(budget, scope, limit)
+        except StoreError as error:
+            self._fails(error)
+            return self.accounts.rows(budget, scope, limit, self.now())
 
     async def arows(self, budget: str | None = None, scope: str | None = None, limit: int = 1000) -> list[Row]:
         """`rows` without blocking the event loop."""
-        return await self.behind.arows(budget, scope, limit)
+        try:
+            return await self.behind.arows(budget, scope, limit)
+        except StoreError as error:
+            self._fails(error)
+            return self.accounts.rows(budget, scope, limit, self.now())
 
     def change(
         self, budget: str, op: Change, *, unit: str | None = None, scope: str | None = None, amount: int = 0

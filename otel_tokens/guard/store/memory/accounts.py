@@ -115,9 +115,14 @@ class Groups:
 
 def parts_of(held: Held) -> list[ReservedAmount]:
     """What is reserved, account by account."""
+    return [part_of(held, index) for index in range(len(held[2]))]
+
+
+def part_of(held: Held, index: int) -> ReservedAmount:
+    """What is reserved on one account."""
     _, group, amounts = held
-    rows = zip(amounts, group.slots, group.began, strict=True)
-    return [ReservedAmount(amount, slot.start, began, slot.key) for amount, slot, began in rows]
+    slot = group.slots[index]
+    return ReservedAmount(amounts[index], slot.start, group.began[index], slot.key)
 
 
 def added(held: Held, more: Held) -> Held:

@@ -23,7 +23,7 @@ from otel_tokens.guard.store.base import (
     Slot,
     Store,
 )
-from otel_tokens.guard.store.memory.accounts import Accounts, Group, Groups, Held, added, parts_of, running
+from otel_tokens.guard.store.memory.accounts import Accounts, Group, Groups, Held, added, part_of, parts_of, running
 
 REMEMBERED_KEYS = 1024
 
@@ -147,7 +147,7 @@ class MemoryStore(Store):
         rows = zip(group.accounts, group.slots, amounts, reserved)  # noqa: B905 (`strict` costs a call)
         for account, slot, amount, given_back in rows:
             if account.slot is not slot or not account.plain:
-                parts = (parts_of(held)[len(bookings)],)
+                parts = (part_of(held, len(bookings)),)
                 bookings.append(self._book_one(slot, amount, parts, self._clock()))
                 continue
             before, left = account.used, account.reserved - given_back

@@ -1,30 +1,56 @@
-"""The short ways of the SQLite store, for calls like the one before. They decide nothing themselves.
+"""The short ways of the SQLite store, for calls like the one before: two statements to admit, two to settle.
 
-Each returns None, with nothing done, unless all accounts are known under the very declaration at hand and plain (no
-slices, no wall clock, not finished), and no reservation is due. Then five statements are enough.
+They decide nothing themselves. Nothing is done unless all accounts are known under the very declarations at hand and
+plain (no slices, no wall clock, not finished), and no reservation is due. The rules in `rules.py` take the rest.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 from otel_tokens.guard.store.account import ReservedAmount
-from otel_tokens.guard.store.base import REMEMBER_MS, Admission, Balance, Booking, Slot
+from otel_tokens.guard.store.base import Admission, Booking, Slot
 from otel_tokens.guard.store.sqlite.tables import Declarations, part_text, parts_of
 
-_SEEN = (
-    "SELECT declaration, plain, used, reserved, limit_now, (SELECT next_expiry FROM budget_store) "
-    "FROM budget_accounts WHERE key = ?"
-)
-_RESERVE = "UPDATE budget_accounts SET reserved = reserved + ?, updated = ? WHERE key = ?"
-_BOOK = "UPDATE budget_accounts SET used = used + ?, reserved = reserved - ?, updated = ? WHERE key = ?"
-_NEW_LEASE = (
-    "INSERT OR IGNORE INTO budget_leases SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM budget_ended WHERE key = ?1)"
-)
-_LEASE = "SELECT held FROM budget_leases WHERE key = ?"
-_END_LEASE = "DELETE FROM budget_leases WHERE key = ?"
-_REMEMBER = "INSERT OR REPLACE INTO budget_ended VALUES (?, ?, NULL)"
+AVAILABLE = sqlite3.sqlite_version_info >= (3, 35)
+"""Whether this SQLite knows UPDATE … FROM … RETURNING."""
+
+# Each account has four parameters in a row: key, declaration, then two of its own. The count is taken before any
+# account is changed: all are updated, or none. (Only placeholders and a number are put into the text.)
+_RESERVE = """
+WITH asked(key, declaration, hard, amount) AS (VALUES {rows})
+UPDATE budget_accounts SET reserved = reserved + asked.amount, updated = ?
+FROM asked WHERE asked.key = budget_accounts.key
+    AND {count} = (
+        SELECT count(*) FROM asked JOIN budget_accounts AS held ON held.key = asked.key
+        WHERE held.declaration = asked.declaration AND held.plain
+            AND (NOT asked.hard OR held.used + held.reserved + asked.amount <= held.limit_now)
+    )
+    AND (SELECT next_expiry FROM budget_store) BETWEEN ? AND ?
+    AND NOT EXISTS (SELECT 1 FROM budget_leases WHERE key = ?)
+    AND NOT EXISTS (SELECT 1 FROM budget_ended WHERE key = ?)
+RETURNING key, used, reserved, limit_now
+"""
+_BOOK = """
+WITH asked(key, declaration, amount, reserved) AS (VALUES {rows})
+UPDATE budget_accounts SET used = used + asked.amount, reserved = budget_accounts.reserved - asked.reserved, updated = ?
+FROM asked WHERE asked.key = budget_accounts.key
+    AND {count} = (
+        SELECT count(*) FROM asked JOIN budget_accounts AS held ON held.key = asked.key
+        WHERE held.declaration = asked.declaration AND held.plain
+    )
+RETURNING key, used, reserved, limit_now
+"""
+_NEW = "INSERT INTO budget_leases VALUES (?, ?, ?)"
+_END = "DELETE FROM budget_leases WHERE key = ? RETURNING held"
+
+
+@lru_cache(64)
+def _for(statement: str, count: int) -> str:
+    return statement.format(rows=", ".join(["(?, ?, ?, ?)"] * count), count=count)
 
 
 class FastPath:
@@ -36,45 +62,49 @@ class FastPath:
         self._declarations = declarations
 
     def admit(self, key: str, slots: Sequence[Slot], amounts: Sequence[int], ttl_ms: int) -> Admission | None:
-        """Reserve, where there is room on every account."""
-        execute, now, expires = self._connection.execute, self._now, self._now + ttl_ms
-        balances: list[Balance] = []
+        """Reserve where there is room on every account; else None, with nothing done."""
+        now, expires, text = self._now, self._now + ttl_ms, self._declarations.text
+        wanted: list[Any] = []
         parts: list[str] = []
         for slot, amount in zip(slots, amounts, strict=True):
-            seen = execute(_SEEN, (slot.key,)).fetchone()
-            if seen is None or seen[0] != self._declarations.text(slot):
-                return None
-            _, plain, used, reserved, limit, next_expiry = seen
-            reserved += amount
-            # A reservation that would be the first to expire changes `next_expiry`: not here.
-            if not plain or not now < next_expiry <= expires or (slot.hard and used + reserved > limit):
-                return None
-            balances.append((used, reserved, limit))
+            wanted += (slot.key, text(slot), slot.hard, amount)
             parts.append(part_text(ReservedAmount(amount, slot.start, slot.start, slot.key)))
-        if execute(_NEW_LEASE, (key, expires, "".join(parts))).rowcount != 1:
+        # A reservation that would be the first to expire changes `next_expiry`: not here.
+        wanted += (now, now + 1, expires, key, key)
+        rows = self._update(_RESERVE, slots, wanted)
+        if rows is None:
             return None
-        for slot, amount in zip(slots, amounts, strict=True):
-            execute(_RESERVE, (amount, now, slot.key))
-        return Admission(True, now, balances)
+        self._connection.execute(_NEW, (key, expires, "".join(parts)))
+        return Admission(True, now, [rows[slot.key][1:] for slot in slots])
 
-    def settle(self, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking] | None:
-        """Book, where the reservation lives and names just these slots, still in their windows."""
-        execute, now = self._connection.execute, self._now
-        found = execute(_LEASE, (key,)).fetchone()
-        if found is None:
-            return None
-        held = list(parts_of(found[0]))
-        if [part.key for part in held] != [slot.key for slot in slots]:
+    def end(self, key: str) -> list[ReservedAmount] | None:
+        """End a living reservation; what it reserved, which is still to be given back. None: it does not live."""
+        found = self._connection.execute(_END, (key,)).fetchone()
+        return None if found is None else list(parts_of(found[0]))
+
+    def settle(
+        self, slots: Sequence[Slot], amounts: Sequence[int], parts: Sequence[ReservedAmount]
+    ) -> Sequence[Booking] | None:
+        """Book where the reservation named just these slots, still in their windows; else None, with nothing done."""
+        text = self._declarations.text
+        wanted: list[Any] = []
+        for slot, amount, part in zip(slots, amounts, parts, strict=True):
+            wanted += (slot.key, text(slot), amount, part.amount)
+        rows = self._update(_BOOK, slots, [*wanted, self._now])
+        if rows is None:
             return None
         bookings: list[Booking] = []
-        for slot, amount, part in zip(slots, amounts, held, strict=True):
-            seen = execute(_SEEN, (slot.key,)).fetchone()
-            if seen is None or seen[0] != self._declarations.text(slot) or not seen[1]:
-                return None
-            _, _, used, reserved, limit, _ = seen
-            bookings.append((used, used + amount, reserved - part.amount, limit))
-        execute(_END_LEASE, (key,))
-        execute(_REMEMBER, (key, now + REMEMBER_MS))
-        for slot, amount, part in zip(slots, amounts, held, strict=True):
-            execute(_BOOK, (amount, part.amount, now, slot.key))
+        for slot, amount in zip(slots, amounts, strict=True):
+            _, used, reserved, limit = rows[slot.key]
+            bookings.append((used - amount, used, reserved, limit))
         return bookings
+
+    def _update(self, statement: str, slots: Sequence[Slot], values: Sequence[Any]) -> dict[str, Any] | None:
+        """The accounts as they are now, by key; None if they were left alone."""
+        found = self._connection.execute(_for(statement, len(slots)), values).fetchall()
+        return {row[0]: row for row in found} if found else None
+
+
+def usual(slots: Sequence[Slot]) -> bool:
+    """Whether the short ways may be tried: there are slots, not too many, and no account twice."""
+    return 0 < len(slots) <= 64 and len({slot.key for slot in slots}) == len(slots) and AVAILABLE

@@ -41,15 +41,24 @@ def _grant(
     return Admission(True, now, [account.balance(now) for account in accounts])
 
 
-def settle(tables: Tables, key: str, slots: Sequence[Slot], amounts: Sequence[int]) -> Sequence[Booking]:
-    """Rule 6."""
-    reservation = tables.reservation(key)
-    if reservation is not None and reservation.state == SETTLED:
-        return ()
-    tables.end(key, None)
-    parts = reservation.parts if reservation else []
-    if reservation and reservation.state == EXPIRED:  # its reservation is back already
-        parts = [part._replace(amount=0) for part in parts]
+def settle(
+    tables: Tables,
+    key: str,
+    slots: Sequence[Slot],
+    amounts: Sequence[int],
+    *,
+    ended: Sequence[ReservedAmount] | None = None,
+) -> Sequence[Booking]:
+    """Rule 6. `ended` is what the reservation reserves if it was living and has been ended already."""
+    parts = ended
+    if parts is None:
+        reservation = tables.reservation(key)
+        if reservation is not None and reservation.state == SETTLED:
+            return ()
+        tables.end(key, None)
+        parts = reservation.parts if reservation else []
+        if reservation and reservation.state == EXPIRED:  # its reservation is back already
+            parts = [part._replace(amount=0) for part in parts]
     held = by_key(parts)
     bookings = [
         _book(tables, slot, amount, held.pop(slot.key, ())) for slot, amount in zip(slots, amounts, strict=True)

@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
-from otel_tokens.guard.store.base import NEVER
+from otel_tokens.guard.store.base import NEVER, REMEMBER_MS
 
 VERSION = 1
 
@@ -33,6 +33,13 @@ _SCHEMA = (
     "CREATE TABLE budget_leases (key TEXT PRIMARY KEY, expires INTEGER NOT NULL, held TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE budget_ended (key TEXT PRIMARY KEY, remember_until INTEGER NOT NULL, held TEXT) WITHOUT ROWID",
 )
+
+_ENDED = f"""
+    CREATE TRIGGER IF NOT EXISTS budget_leases_end AFTER DELETE ON budget_leases BEGIN
+        INSERT OR REPLACE INTO budget_ended VALUES (old.key, old.expires + {REMEMBER_MS}, NULL);
+    END
+"""  # noqa: S608 (a number of ours)
+"""A reservation that is deleted is remembered as settled. Whoever lets one expire writes over that."""
 
 _ADDED = {"past_start": "INTEGER NOT NULL DEFAULT -1", "past_used": "INTEGER NOT NULL DEFAULT 0"}
 """Columns of later versions. Earlier ones do without them, and may use the same file."""
@@ -67,6 +74,8 @@ def migrate(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(
             f"budgets of schema {version and version[0]}, this otel-tokens knows {VERSION}: update otel-tokens"
         )
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'budget_leases_end'").fetchone():
+        connection.execute(_ENDED)
     columns = {row[1] for row in connection.execute("PRAGMA table_info(budget_accounts)")}
     for name, kind in _ADDED.items():
         if name not in columns:

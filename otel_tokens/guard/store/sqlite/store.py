@@ -12,7 +12,7 @@ from functools import partial
 
 from otel_tokens.guard.store.account import Account
 from otel_tokens.guard.store.base import Admission, AdmitRequest, Balance, Booking, Change, Row, Slot, Store
-from otel_tokens.guard.store.sqlite.fast_path import FastPath
+from otel_tokens.guard.store.sqlite.fast_path import FastPath, usual
 from otel_tokens.guard.store.sqlite.file import File
 from otel_tokens.guard.store.sqlite.rules import Pages, admit, narrowed, settle
 from otel_tokens.guard.store.sqlite.tables import Declarations, Tables
@@ -129,7 +129,7 @@ class SqliteStore(Store):
         for slot in request.slots:
             if slot.end and not slot.start <= now < slot.end:
                 return Admission(False, now, (), -1, "moved")
-        if request.ttl_ms:
+        if request.ttl_ms and usual(request.slots):
             quick = FastPath(connection, now, self._declarations)
             admission = quick.admit(request.key, request.slots, request.amounts, request.ttl_ms)
             if admission is not None:
@@ -145,10 +145,15 @@ class SqliteStore(Store):
         self, key: str, slots: Sequence[Slot], amounts: Sequence[int], connection: sqlite3.Connection
     ) -> Sequence[Booking]:
         now = host_ms()
-        bookings = FastPath(connection, now, self._declarations).settle(key, slots, amounts)
+        bookings = parts = None
+        if usual(slots):
+            quick = FastPath(connection, now, self._declarations)
+            parts = quick.end(key)
+            if parts is not None and [part.key for part in parts] == [slot.key for slot in slots]:
+                bookings = quick.settle(slots, amounts, parts)
         if bookings is None:
             tables = Tables(connection, now, self._declarations)
-            bookings = settle(tables, key, slots, amounts)
+            bookings = settle(tables, key, slots, amounts, ended=parts)
             tables.save()
         self._settlements += 1
         if self._settlements % _CLEAN_EVERY == 0:
