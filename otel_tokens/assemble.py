@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import metrics as otel_metrics
@@ -16,13 +16,11 @@ from opentelemetry import trace as otel_trace
 from otel_tokens import context
 from otel_tokens.assemble_guard import examined_budgets, guard_option, make_guard
 from otel_tokens.background import Worker
-from otel_tokens.capture.call import Drivers
 from otel_tokens.capture.patch import Patcher
-from otel_tokens.capture.request import Requests
 from otel_tokens.capture.takeoff import foreign_instrumentors, take_off
 from otel_tokens.conventions import SCOPE
 from otel_tokens.errors import ConfigError
-from otel_tokens.lifecycle import Engine, Sink
+from otel_tokens.lifecycle.engine import Engine, Sink
 from otel_tokens.providers.hosts import resolve
 from otel_tokens.providers.registry import providers, sdk_names
 from otel_tokens.providers.spec import Provider
@@ -130,26 +128,32 @@ def _patch(settings: Settings, engine: Engine, patcher: Patcher) -> None:
     if settings.foreign == "own":
         for name in take_off():
             logger.info("took %s off: spans are ours to make (foreign: own)", name)
-    requests = Requests(
-        lambda url, sdk: resolve(url, sdk=sdk, user_hosts=settings.hosts),
-        context.current_tags,
-        settings.include_usage,
-    )
     pricer = engine.price
 
     def install(provider: Provider) -> None:
-        drivers = Drivers(engine, requests, provider)
+        @cache
+        def wrappers() -> Callable[[str], Callable[..., Any]]:
+            """What wraps the targets of the SDK: imported with the SDK, not before."""
+            from otel_tokens.capture.call import Drivers
+            from otel_tokens.capture.request import Requests
+
+            if isinstance(pricer, LazyPricer):
+                pricer.start()
+            resolved = partial(_resolve, settings)
+            return Drivers(engine, Requests(resolved, context.current_tags, settings.include_usage), provider).wrapper
 
         def wrapper(kind: str) -> Callable[..., Any]:
-            if isinstance(pricer, LazyPricer):
-                pricer.start()  # an SDK is there: prices will be wanted
-            return drivers.wrapper(kind)
+            return wrappers()(kind)
 
         patcher.install(provider, wrapper)
 
     for provider in providers():
         if provider.sdk not in settings.disabled_sdks:
             install(provider)
+
+
+def _resolve(settings: Settings, url: Any, sdk: str) -> Any:
+    return resolve(url, sdk=sdk, user_hosts=settings.hosts)
 
 
 def make_pricer(settings: Settings) -> Pricer:

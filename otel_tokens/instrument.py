@@ -17,16 +17,15 @@ from otel_tokens.background import Worker
 from otel_tokens.capture.patch import Patcher
 from otel_tokens.errors import OtelTokensError
 from otel_tokens.exits import Steps, before_exit, forget_steps
-from otel_tokens.reports.times import When, moment
 from otel_tokens.safely import on_fault, safely
 from otel_tokens.settings import Settings, default_ledger, load_settings
-from otel_tokens.usage.normalise import endpoint_of, normalise_block
 from otel_tokens.values import Cost, Record, Usage
 
 if TYPE_CHECKING:
     from otel_tokens.guard.guard import Guard
     from otel_tokens.pricing.price import Pricer
     from otel_tokens.reports.report import Report
+    from otel_tokens.reports.times import When
 
 _runtime: Runtime | None = None
 _lock = threading.RLock()
@@ -162,6 +161,8 @@ def normalise(provider: str, raw_usage: Any, *, endpoint: str | None = None) -> 
     `endpoint` names the operation ("openai.chat", "openai.responses", "anthropic.messages" …); without it, it is
     found by the provider and the block's own fields. Never raises for odd numbers: they are flagged.
     """
+    from otel_tokens.usage.normalise import endpoint_of, normalise_block
+
     return normalise_block(raw_usage, endpoint_of(provider, raw_usage, endpoint), provider)
 
 
@@ -172,6 +173,8 @@ def price(model: str, usage: Usage, *, provider: str | None = None, tier: str | 
     model's maker. `at` takes what `report(since=)` takes: a datetime or date, an ISO text (local time without a time
     zone), unix seconds. An unknown price gives status "unpriced" and no total. Raises ConfigError for no time.
     """
+    from otel_tokens.reports.times import moment
+
     now = time.time()
     when = moment(at, now, key="at")
     return _pricer()(provider, model, usage, tier=tier, at=now if when is None else when)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, cast
 
-from otel_tokens.lifecycle import ActiveCall
+from otel_tokens.lifecycle.active import ActiveCall
 from otel_tokens.safely import safely
 
 EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")

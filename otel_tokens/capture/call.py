@@ -14,7 +14,8 @@ from otel_tokens.capture.failure import may_be_billed
 from otel_tokens.capture.foreign import AdoptedSpan
 from otel_tokens.capture.request import Requests
 from otel_tokens.capture.stream import ametered, attach, metered
-from otel_tokens.lifecycle import ActiveCall, Engine, current
+from otel_tokens.lifecycle.active import ActiveCall, current
+from otel_tokens.lifecycle.engine import Engine
 from otel_tokens.providers.spec import Provider
 from otel_tokens.safely import safely
 

@@ -19,7 +19,7 @@ from otel_tokens.capture.request import (
     with_ours,
 )
 from otel_tokens.capture.stream import attach, read_held
-from otel_tokens.lifecycle import ActiveCall
+from otel_tokens.lifecycle.active import ActiveCall
 from otel_tokens.safely import interruption, report_fault, safely
 from otel_tokens.usage.read import get
 from otel_tokens.values import Reservation

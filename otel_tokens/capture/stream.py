@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from otel_tokens.capture.body import Body, body_for
-from otel_tokens.lifecycle import ActiveCall
+from otel_tokens.lifecycle.active import ActiveCall
 from otel_tokens.safely import safely
 from otel_tokens.shapes import is_dict
 

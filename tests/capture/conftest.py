@@ -14,7 +14,8 @@ import openai
 import pytest
 
 from otel_tokens.demo.server import ModelServer
-from otel_tokens.lifecycle import ActiveCall, Engine
+from otel_tokens.lifecycle.active import ActiveCall
+from otel_tokens.lifecycle.engine import Engine
 from otel_tokens.providers.registry import endpoint_named
 from otel_tokens.values import UNPRICED, Call, Record
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from otel_tokens.capture.body import MAX_EVENT, EventBody, JsonBody, body_for
 from otel_tokens.demo.wire import bedrock_frames
-from otel_tokens.lifecycle import ActiveCall
+from otel_tokens.lifecycle.active import ActiveCall
 
 Alone = Callable[..., ActiveCall]
 NO_RESET = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

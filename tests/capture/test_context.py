@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, Samp
 
 from otel_tokens import conventions as c
 from otel_tokens.demo.server import ModelServer, Reply
-from otel_tokens.lifecycle import current
+from otel_tokens.lifecycle.active import current
 
 MESSAGES: Any = [{"role": "user", "content": "Tell me about the sea, please."}]
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}

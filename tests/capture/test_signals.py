@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dis
+import gc
 import linecache
 import signal
 import sys
@@ -23,7 +24,8 @@ from opentelemetry import trace
 import benchmarks.transport as bodies
 import otel_tokens
 from otel_tokens import conventions as c
-from otel_tokens.lifecycle import current
+from otel_tokens.instrument import flush
+from otel_tokens.lifecycle.active import current
 
 ROOMS = tuple(str(Path(otel_tokens.__file__).parent / room) for room in ("capture", "lifecycle", "safely.py"))
 MESSAGES: Any = [{"role": "user", "content": "Count to three."}]
@@ -212,6 +214,9 @@ def test_at_every_line(
             if at.left > 0 or line == MOST.get(case.__name__):
                 break
             lost.clear()
+            if len(idle_meter.records()) - seen < transport.sent - sent:
+                gc.collect()  # with older SDKs the HTTP client leaves a stream to the collector
+                flush()
             assert len(idle_meter.records()) - seen == transport.sent - sent, f"line {line}"
             assert not [row for row in otel_tokens.guard().status() if row.reserved], f"line {line}"
             assert current.get() is None, f"line {line}"

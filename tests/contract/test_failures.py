@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx2
 import openai
 import pydantic
 import pytest
@@ -118,9 +117,9 @@ async def test_a_hook_of_the_program_that_fails_after_the_answer_is_no_release(g
         raise ZeroDivisionError
 
     server = make_server(Reply(body=completion()))
-    web = httpx2.Client(event_hooks={"response": [hook]})
+    web = openai.DefaultHttpxClient(event_hooks={"response": [hook]})
     client = openai.OpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0, http_client=web)
-    with client, pytest.raises(ZeroDivisionError):
+    with client, pytest.raises((ZeroDivisionError, openai.APIConnectionError)):  # older SDKs make it the latter
         client.chat.completions.create(**CHAT)
     assert guarded.one().outcome == "error"
     used, reserved = guarded.spent()
